@@ -1,0 +1,38 @@
+# `make help` lists the targets. The environment in .venv is made anew when pyproject.toml or constraints.txt change.
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+VENV := .venv
+STAMP := $(VENV)/.installed
+OUTPUT ?= results
+
+.PHONY: help quickstart test test-all lint format clean
+.DEFAULT_GOAL := help
+
+help:  ## Show this help
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
+
+$(STAMP): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "Python 3.11 or newer is needed: make PYTHON=/path/to/python3.11")'
+	$(PYTHON) -m venv --clear $(VENV)
+	$(VENV)/bin/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
+	@touch $(STAMP)
+
+quickstart: $(STAMP)  ## Install, compare seven methods on real furniture, write the report
+	$(VENV)/bin/harness run suites/quickstart.yaml --output $(OUTPUT)
+
+test: $(STAMP)  ## Install and run the tests (minutes, two cores, no network)
+	$(VENV)/bin/python -m pytest -q -m "not slow"
+
+test-all: $(STAMP)  ## All tests, the slow ones included
+	$(VENV)/bin/python -m pytest -q
+
+lint: $(STAMP)  ## Style and types
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/ruff format --check .
+	$(VENV)/bin/mypy
+
+format: $(STAMP)  ## Put the code into shape
+	$(VENV)/bin/ruff check --fix .
+	$(VENV)/bin/ruff format .
+
+clean:  ## Remove the environment and caches (never results)
+	rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache

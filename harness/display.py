@@ -1,0 +1,140 @@
+"""What a run shows: a live table on a terminal, one line per event elsewhere. Only shows; decides nothing."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import Counter
+from collections.abc import Sequence
+from types import TracebackType
+from typing import Self
+
+from rich.console import Console, Group
+from rich.live import Live
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+from rich.text import Text
+
+from harness.store import Result, Store
+from harness.trial import Trial
+
+
+def duration(seconds: float) -> str:
+    """`45 s`, `3 min 20 s`, `2 h 05 min`."""
+    seconds = round(seconds)
+    if seconds < 60:
+        return f"{seconds} s"
+    if seconds < 3600:
+        return f"{seconds // 60} min {seconds % 60:02d} s"
+    return f"{seconds // 3600} h {seconds % 3600 // 60:02d} min"
+
+
+def outcome(result: Result | None) -> str:
+    """One trial's end in a few words."""
+    if result is None:
+        return "left no result"
+    if result.status == "done" and result.metrics.accuracy is not None:
+        return f"accuracy {100 * result.metrics.accuracy:.1f} %"
+    return f"{result.status}: {(result.error or '').splitlines()[0] if result.error else ''}"
+
+
+class RunDisplay:
+    """Follows the trials of a run. Use as a context manager; `started` and `finished` may come from any thread."""
+
+    def __init__(self, trials: Sequence[Trial], *, store: Store, console: Console) -> None:
+        self.trials, self.store, self.console = trials, store, console
+        self.running: dict[str, Trial] = {}
+        self.statuses: Counter[str] = Counter()
+        self.accuracies: dict[tuple[str, str], list[float]] = {}
+        self.began = time.monotonic()
+        self.live: Live | None = None
+        self.lock = threading.Lock()
+
+    def __enter__(self) -> Self:
+        if self.console.is_terminal:
+            self.live = Live(get_renderable=self._picture, console=self.console, refresh_per_second=4)
+            self.live.__enter__()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self.live is not None:
+            self.live.__exit__(kind, value, trace)
+
+    @property
+    def elapsed(self) -> float:
+        """Seconds since the display was made."""
+        return time.monotonic() - self.began
+
+    def started(self, trial: Trial) -> None:
+        """A slot took the trial."""
+        with self.lock:
+            self.running[trial.identity] = trial
+        if self.live is None:
+            self.console.print(f"started   {trial.name}", highlight=False, markup=False)
+
+    def finished(self, trial: Trial, result: Result | None) -> None:
+        """The trial left its slot."""
+        with self.lock:
+            self.running.pop(trial.identity, None)
+            self.statuses[result.status if result else "lost"] += 1
+            if result is not None and result.metrics.accuracy is not None:
+                cell = (trial.method_label, trial.dataset.name)
+                self.accuracies.setdefault(cell, []).append(result.metrics.accuracy)
+        done = sum(self.statuses.values())
+        if self.live is None or result is None or result.status != "done":
+            line = f"finished  {trial.name}: {outcome(result)} [{done}/{len(self.trials)}, {self._left()}]"
+            self.console.print(line, highlight=False, markup=False)
+
+    def _left(self) -> str:
+        done = sum(self.statuses.values())
+        if not done:
+            return "time left not known yet"
+        elapsed = self.elapsed
+        return f"about {duration(elapsed / done * (len(self.trials) - done))} left"
+
+    def _picture(self) -> Group:
+        with self.lock:
+            running, statuses = list(self.running.values()), Counter(self.statuses)
+            accuracies = {cell: list(values) for cell, values in self.accuracies.items()}
+        done, total = sum(statuses.values()), len(self.trials)
+        elapsed = self.elapsed
+        rate = f"{60 * done / elapsed:.1f} trials/min" if done else "starting"
+        failed = sum(count for status, count in statuses.items() if status != "done")
+        head = Text.assemble(
+            (f"{done}/{total} trials", "bold"),
+            f"   {duration(elapsed)}   {rate}   {self._left()}",
+            (f"   {failed} failed" if failed else "", "red"),
+        )
+        bar = ProgressBar(total=total, completed=done, width=60)
+        return Group(head, bar, self._cells(accuracies), self._slots(running))
+
+    def _cells(self, accuracies: dict[tuple[str, str], list[float]]) -> Table:
+        datasets = list(dict.fromkeys(trial.dataset.name for trial in self.trials))
+        expected = Counter((trial.method_label, trial.dataset.name) for trial in self.trials)
+        table = Table(box=None, padding=(0, 2))
+        table.add_column("method")
+        for dataset in datasets:
+            table.add_column(dataset, justify="right")
+        for method in dict.fromkeys(trial.method_label for trial in self.trials):
+            cells = []
+            for dataset in datasets:
+                values, wanted = accuracies.get((method, dataset), []), expected[method, dataset]
+                mean = f"{100 * sum(values) / len(values):.1f} %" if values else "–"
+                cells.append(f"{mean}  {len(values)}/{wanted}" if wanted else "")
+            table.add_row(method, *cells)
+        return table
+
+    def _slots(self, running: Sequence[Trial]) -> Table:
+        table = Table(box=None, padding=(0, 2), show_header=False)
+        for trial in running:
+            mark = self.store.trial(trial.identity).running() or {}
+            done, epochs = int(mark.get("done", 0)), int(mark.get("epochs", trial.train.epochs))
+            table.add_row(
+                "running",
+                Text(trial.name),
+                ProgressBar(total=epochs, completed=done, width=20),
+                f"epoch {done}/{epochs}",
+            )
+        return table

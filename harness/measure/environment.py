@@ -1,0 +1,68 @@
+"""What a trial ran on: versions and hardware, for the result and the report's footer."""
+
+from __future__ import annotations
+
+import os
+import platform
+import re
+import subprocess
+from functools import cache
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import torch
+
+import harness
+
+
+@cache
+def _cpu_name() -> str:
+    try:
+        match = re.search(r"^model name\s*:\s*(.+)$", Path("/proc/cpuinfo").read_text(), re.MULTILINE)
+    except OSError:
+        match = None
+    return match[1] if match else platform.processor() or platform.machine()
+
+
+def _version(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
+
+
+@cache
+def git_revision() -> str | None:
+    """Revision of the harness's source when it runs from a clone, with `+` when it is changed; else None."""
+    root = Path(harness.__file__).parent.parent
+    if not (root / ".git").exists():
+        return None
+    try:
+        head = subprocess.run(
+            ["git", "rev-parse", "--short=12", "HEAD"], cwd=root, capture_output=True, text=True, timeout=5
+        )
+        dirty = subprocess.run(
+            ["git", "status", "--porcelain", "-uno"], cwd=root, capture_output=True, text=True, timeout=5
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return head.stdout.strip() + ("+" if dirty.stdout.strip() else "") or None
+
+
+def environment(device: torch.device, *, precision: str, threads: int, git: str | None) -> dict[str, Any]:
+    """Versions and hardware; `gpu` is None on a CPU."""
+    return {
+        "harness": harness.__version__,
+        "git": git,
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "accelerate": _version("accelerate"),
+        "ray": _version("ray"),
+        "platform": f"{platform.system()} {platform.machine()}",
+        "cpu": _cpu_name(),
+        "cpus": os.cpu_count(),
+        "threads": threads,
+        "gpu": torch.cuda.get_device_name(device) if device.type == "cuda" else None,
+        "precision": precision,
+    }

@@ -1,0 +1,171 @@
+"""The contract of a method, and what the engine makes of it.
+
+A method is a frozen pydantic model: its fields are its hyper-parameters, its docstring names the paper. `adapt`
+takes the pre-trained encoder and returns the encoder to train together with *the modules and parameters that it
+trains, by identity*. `attach` freezes everything else and counts. Nothing is ever matched by name.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Annotated, ClassVar
+
+from pydantic import BaseModel, ConfigDict, Field
+from torch import Tensor, nn
+
+from harness.models.encoder import Encoder
+from harness.models.head import ClassificationHead, Classifier, Pool
+
+Probability = Annotated[float, Field(ge=0, lt=1)]
+Trainable = nn.Module | nn.Parameter
+
+
+@dataclass(frozen=True)
+class Task:
+    """What a method may know of the task: number of classes and of training clouds."""
+
+    classes: int
+    train_items: int
+
+
+@dataclass(frozen=True)
+class Adapted:
+    """An encoder made ready by a method, and what of it trains.
+
+    added: new modules and parameters. unfrozen: parts of the pre-trained encoder that train (class token and
+    position count here: no pre-trained checkpoint holds them). dead: parameters among these that published code
+    declares and never gives a gradient; they count. no_decay: parameters of two and more dimensions that get no
+    weight decay all the same. before_training: called once with the training clouds (B, N, 3), in index order,
+    before the first epoch.
+    """
+
+    encoder: nn.Module
+    added: Iterable[Trainable] = ()
+    unfrozen: Iterable[Trainable] = ()
+    dead: Iterable[nn.Parameter] = ()
+    no_decay: Iterable[nn.Parameter] = ()
+    before_training: Callable[[Iterable[Tensor]], None] | None = None
+
+
+class Method(BaseModel, ABC):
+    """A fine-tuning method. Subclasses add their hyper-parameters as fields and say how they adapt an encoder."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    version: ClassVar[int] = 1
+    """Raised by hand when the same settings would give other numbers; part of a trial's identity."""
+
+    pool: Annotated[tuple[Pool, ...], Field(min_length=1)] = ("class", "patch_max")
+    """What the head sees, concatenated in this order."""
+
+    @abstractmethod
+    def adapt(self, encoder: Encoder, task: Task) -> Adapted:
+        """The encoder to train and what of it trains."""
+
+    def problems(self, backbone: BaseModel) -> list[str]:
+        """What makes these settings impossible on a backbone; empty when they fit."""
+        return []
+
+
+@dataclass(frozen=True)
+class Counts:
+    """Parameters by origin. `total` is backbone + added + head: frozen helpers of a method are not in it."""
+
+    added: int
+    unfrozen: int
+    head: int
+    trainable: int
+    total: int
+
+
+@dataclass
+class Attached:
+    """A classifier with exactly its declared parameters trainable."""
+
+    model: Classifier
+    counts: Counts
+    trainable: dict[str, nn.Parameter]
+    """Trainable parameters by their name in the model, for messages and files."""
+    dead: list[nn.Parameter]
+    no_decay: list[nn.Parameter]
+    before_training: Callable[[Iterable[Tensor]], None] | None = None
+
+    def optimizer_groups(self, weight_decay: float) -> list[dict[str, object]]:
+        """AdamW groups by the papers' rule: no decay for one-dimensional tensors and what is declared so."""
+        exempt = {id(parameter) for parameter in self.no_decay}
+        plain = [p for p in self.trainable.values() if p.ndim <= 1 or id(p) in exempt]
+        decayed = [p for p in self.trainable.values() if p.ndim > 1 and id(p) not in exempt]
+        groups: list[dict[str, object]] = [
+            {"params": decayed, "weight_decay": weight_decay},
+            {"params": plain, "weight_decay": 0.0},
+        ]
+        return [group for group in groups if group["params"]]
+
+    def starved(self) -> list[str]:
+        """Names of declared parameters without a gradient after a backward pass, the dead ones aside."""
+        dead = {id(parameter) for parameter in self.dead}
+        return [name for name, p in self.trainable.items() if p.grad is None and id(p) not in dead]
+
+    def changing(self) -> dict[str, Tensor]:
+        """What training can change, by name: trainable parameters and all buffers."""
+        return {name: p.detach() for name, p in self.trainable.items()} | dict(self.model.named_buffers())
+
+    def snapshot(self) -> dict[str, Tensor]:
+        """A copy of what training can change."""
+        return {name: tensor.clone() for name, tensor in self.changing().items()}
+
+    def restore(self, snapshot: dict[str, Tensor]) -> None:
+        """Put a snapshot back."""
+        for name, tensor in self.changing().items():
+            tensor.copy_(snapshot[name])
+
+
+def _parameters(parts: Iterable[Trainable]) -> dict[int, nn.Parameter]:
+    found: dict[int, nn.Parameter] = {}
+    for part in parts:
+        members = [part] if isinstance(part, nn.Parameter) else part.parameters()
+        found.update((id(parameter), parameter) for parameter in members)
+    return found
+
+
+def _count(parameters: dict[int, nn.Parameter]) -> int:
+    return sum(parameter.numel() for parameter in parameters.values())
+
+
+def attach(method: Method, encoder: Encoder, task: Task, *, head_dropout: float = 0.5) -> Attached:
+    """Adapt the encoder, put the head on it, freeze all that is not declared, and count.
+
+    Raises ValueError when the method declares something twice, or something that the model does not hold.
+    """
+    backbone = _parameters([encoder])
+    adapted = method.adapt(encoder, task)
+    head = ClassificationHead(inputs=encoder.dim * len(method.pool), classes=task.classes, dropout=head_dropout)
+    model = Classifier(encoder=adapted.encoder, pool=method.pool, head=head)
+
+    added, unfrozen = _parameters(adapted.added), _parameters(adapted.unfrozen)
+    if added.keys() & backbone.keys() or not unfrozen.keys() <= backbone.keys():
+        raise ValueError(f"{type(method).__name__} declares a backbone parameter as added, or a new one as unfrozen")
+    declared = added | unfrozen | _parameters([head])
+    trainable = {name: p for name, p in model.named_parameters() if id(p) in declared}
+    if len(trainable) != len(declared):
+        raise ValueError(f"{type(method).__name__} declares parameters that its encoder does not hold")
+
+    for parameter in model.parameters():
+        parameter.requires_grad_(id(parameter) in declared)
+    counts = Counts(
+        added=_count(added),
+        unfrozen=_count(unfrozen),
+        head=_count(_parameters([head])),
+        trainable=_count(declared),
+        total=_count(backbone) + _count(added) + _count(_parameters([head])),
+    )
+    return Attached(
+        model=model,
+        counts=counts,
+        trainable=trainable,
+        dead=list(adapted.dead),
+        no_decay=[*encoder.no_decay, *adapted.no_decay],
+        before_training=adapted.before_training,
+    )

@@ -1,0 +1,1 @@
+"""Point-cloud encoders, their heads and their weights."""

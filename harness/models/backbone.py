@@ -1,0 +1,35 @@
+"""The contract of a backbone: its settings as data, and the encoder they build."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import Annotated, ClassVar
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from harness.models.encoder import Encoder
+
+
+class Backbone(BaseModel, ABC):
+    """Settings of an encoder. Presets are resolved when the settings are read, so identities see every number."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    version: ClassVar[int] = 1
+    """Raised by hand when the same settings would give other numbers; part of a trial's identity."""
+
+    weights: Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]{1,64}$")] = "random"
+    """Name of the pre-trained weights (harness.models.weights), or `random`."""
+
+    @property
+    @abstractmethod
+    def default_points(self) -> int:
+        """Points per cloud when the suite names none."""
+
+    @abstractmethod
+    def build(self, *, drop_path: float) -> Encoder:
+        """The encoder with random weights."""
+
+    def problems(self, points: int) -> list[str]:
+        """What makes these settings impossible for clouds of so many points; empty when they fit."""
+        return []

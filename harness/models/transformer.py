@@ -1,0 +1,135 @@
+"""The pre-norm transformer block that all plain backbones share, built of public, named parts.
+
+A method takes hold of `norm1, attn.qkv, attn.proj, norm2, mlp.fc1, mlp.fc2`; what travels between blocks is `Tokens`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Self
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+
+@dataclass(frozen=True)
+class Tokens:
+    """The state between blocks: a sequence [class token, prompts..., patch tokens...].
+
+    How many prompts there are follows from the lengths, so nothing has to be told when a method inserts some.
+    """
+
+    features: Tensor
+    """(B, 1 + P + G, C)"""
+    positions: Tensor
+    """(B, 1 + P + G, C): added to the features at the entry of every block (Point-MAE)."""
+    centers: Tensor
+    """(B, G, 3): centres of the patches."""
+    kept: tuple[Tensor, ...] = ()
+    """Patch tokens (B, G, C) after the blocks that the caller asked to keep."""
+
+    @property
+    def groups(self) -> int:
+        """Number of patch tokens G."""
+        return self.centers.shape[1]
+
+    @property
+    def patches(self) -> Tensor:
+        """Patch tokens (B, G, C)."""
+        return self.features[:, -self.groups :]
+
+    @property
+    def prompts(self) -> Tensor:
+        """Prompt tokens (B, P, C)."""
+        return self.features[:, 1 : -self.groups]
+
+    @property
+    def class_token(self) -> Tensor:
+        """Class token (B, C)."""
+        return self.features[:, 0]
+
+    def with_prompts(self, prompts: Tensor, positions: Tensor) -> Self:
+        """The sequence with new prompts (B, P, C) right after the class token; older prompts move behind them."""
+        features, old = self.features, self.positions
+        return replace(
+            self,
+            features=torch.cat([features[:, :1], prompts, features[:, 1:]], dim=1),
+            positions=torch.cat([old[:, :1], positions, old[:, 1:]], dim=1),
+        )
+
+    def without_prompts(self) -> Self:
+        """The sequence [class token, patch tokens]."""
+        return replace(self, features=self._drop(self.features), positions=self._drop(self.positions))
+
+    def _drop(self, sequence: Tensor) -> Tensor:
+        if sequence.shape[1] == 1 + self.groups:
+            return sequence
+        return torch.cat([sequence[:, :1], sequence[:, -self.groups :]], dim=1)
+
+
+class DropPath(nn.Module):
+    """Stochastic depth per sample: a branch is dropped with probability `rate`, else scaled by 1 / (1 - rate)."""
+
+    def __init__(self, rate: float) -> None:
+        super().__init__()
+        self.rate = rate
+
+    def forward(self, branch: Tensor) -> Tensor:
+        """(B, ...) -> (B, ...)."""
+        if self.rate == 0 or not self.training:
+            return branch
+        keep = 1 - self.rate
+        shape = (branch.shape[0],) + (1,) * (branch.ndim - 1)
+        return branch * branch.new_empty(shape).bernoulli_(keep).div_(keep)
+
+
+class Attention(nn.Module):
+    """Multi-head self-attention (B, T, C) -> (B, T, C); the joint projection has no bias, as in ViT of Point-MAE."""
+
+    def __init__(self, *, dim: int, heads: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.qkv: nn.Module = nn.Linear(dim, 3 * dim, bias=False)
+        self.proj: nn.Module = nn.Linear(dim, dim)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, T, C) -> (B, T, C)."""
+        batch, length, dim = x.shape
+        qkv = self.qkv(x).view(batch, length, 3, self.heads, dim // self.heads)
+        query, key, value = qkv.permute(2, 0, 3, 1, 4)  # each (B, H, T, C/H)
+        mixed = F.scaled_dot_product_attention(query, key, value)
+        return self.proj(mixed.transpose(1, 2).reshape(batch, length, dim))
+
+
+class MLP(nn.Module):
+    """The feed-forward part: Linear, GELU, Linear."""
+
+    def __init__(self, *, dim: int, ratio: int = 4) -> None:
+        super().__init__()
+        self.width = ratio * dim
+        self.fc1: nn.Module = nn.Linear(dim, self.width)
+        self.fc2: nn.Module = nn.Linear(self.width, dim)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, T, C) -> (B, T, C)."""
+        return self.fc2(F.gelu(self.fc1(x)))
+
+
+class Block(nn.Module):
+    """Pre-norm transformer block. Point-MAE adds the positions again before every block."""
+
+    def __init__(self, *, dim: int, heads: int, drop_path: float = 0.0) -> None:
+        super().__init__()
+        self.norm1: nn.Module = nn.LayerNorm(dim)
+        self.attn = Attention(dim=dim, heads=heads)
+        self.norm2: nn.Module = nn.LayerNorm(dim)
+        self.mlp = MLP(dim=dim)
+        self.drop_path = DropPath(drop_path)
+
+    def forward(self, tokens: Tokens) -> Tokens:
+        """One block: attention and feed-forward branches on features plus positions."""
+        x = tokens.features + tokens.positions
+        x = x + self.drop_path(self.attn(self.norm1(x)))
+        x = x + self.drop_path(self.mlp(self.norm2(x)))
+        return replace(tokens, features=x)

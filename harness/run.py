@@ -1,0 +1,183 @@
+"""`harness run`: a suite from file to leaderboard. Finished trials are kept, the others run, reports are written."""
+
+from __future__ import annotations
+
+import multiprocessing
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Protocol
+
+from harness import registry
+from harness.errors import UserError
+from harness.launch import PRELOAD, enter_child, trial_environment
+from harness.models.weights import WEIGHTS, data_root
+from harness.store import Result, Store
+from harness.suite import Suite
+from harness.trial import Trial
+
+CHECK_ABOVE = 20
+"""Suites of more trials than this get a dry step of every combination first."""
+UNFINISHED = ("interrupted", "lost")
+"""Results with these statuses are run again without being asked."""
+
+
+@dataclass
+class Summary:
+    """What a run came to."""
+
+    suite: str
+    done: int
+    failed: dict[str, str] = field(default_factory=dict)
+    """Trial name -> status and first line of the error."""
+    interrupted: bool = False
+    reports: list[Path] = field(default_factory=list)
+    tracking: str | None = None
+    """Why MLflow does not hold this run, when it does not."""
+
+    @property
+    def exit_code(self) -> int:
+        """0 all done, 1 some trials failed, 130 interrupted."""
+        return 130 if self.interrupted else 1 if self.failed else 0
+
+
+class Display(Protocol):
+    """What shows a run (harness.display.RunDisplay)."""
+
+    def started(self, trial: Trial) -> None:
+        """A slot took the trial."""
+
+    def finished(self, trial: Trial, result: Result | None) -> None:
+        """The trial left its slot."""
+
+
+def what_is_missing(trials: Sequence[Trial]) -> list[str]:
+    """One sentence for each dataset and each set of weights that is not where it should be."""
+    root = data_root()
+    datasets = {trial.dataset.name: trial.dataset for trial in trials}
+    weights = {t.backbone.weights for t in trials if t.backbone.weights != "random"}
+    found = [dataset.missing(root) for dataset in datasets.values()]
+    found += [WEIGHTS[name].missing() for name in sorted(weights)]
+    return [message for message in found if message]
+
+
+def remember_suite(suite: Suite, store: Store) -> None:
+    """Write the suite and the list of its trials into the output folder."""
+    index = [
+        {
+            "id": trial.identity,
+            "method": trial.method_label,
+            "backbone": trial.backbone_label,
+            "dataset": trial.dataset.name,
+            "seed": trial.seed,
+            "reference": trial.reference,
+        }
+        for trial in suite.trials
+    ]
+    store.write_suite(
+        name=suite.name, description=suite.description, digest=suite.digest, text=suite.text, trials=index
+    )
+
+
+def to_run(trials: Sequence[Trial], store: Store, *, retry: Sequence[str] = ()) -> list[Trial]:
+    """Trials without a result, with one that says to go on, or with a status in `retry`."""
+    again = {*UNFINISHED, *retry}
+    results = {trial.identity: store.trial(trial.identity).result() for trial in trials}
+    return [t for t in trials if (result := results[t.identity]) is None or result.status in again]
+
+
+def _check_in_child(trials: list[Trial], pipe: Connection) -> None:
+    enter_child(trial_environment(threads=1, gpus=""), 1, Path("/dev/null"))
+    from harness.check import dry_step
+
+    for trial in trials:
+        pipe.send(dry_step(trial))
+
+
+def check(trials: Sequence[Trial]) -> dict[str, float]:
+    """One dry step of every distinct combination; returns seconds per step by identity. Raises UserError."""
+    from harness.check import combination
+
+    distinct = {combination(trial): trial for trial in trials if trial.baseline is None}
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(PRELOAD)
+    receiver, sender = context.Pipe(duplex=False)
+    process = context.Process(target=_check_in_child, args=(list(distinct.values()), sender), daemon=True)
+    process.start()
+    sender.close()
+    seconds: dict[tuple[str, ...], float] = {}
+    problems = []
+    for key, trial in distinct.items():
+        try:
+            step = receiver.recv()
+        except EOFError:
+            raise UserError(f"--check: the dry step of {trial.name} killed its process (out of memory?)") from None
+        if step.problem:
+            problems.append(f"{trial.method_label} on {trial.backbone_label}, {trial.dataset.name}: {step.problem}")
+        seconds[key] = step.seconds
+    process.join()
+    if problems:
+        raise UserError("the dry step before the run failed (--no-check skips it):\n" + "\n".join(problems))
+    return {t.identity: seconds[combination(t)] for t in trials if t.baseline is None}
+
+
+def write_reports(store: Store, suite: str) -> list[Path]:
+    """All reports of a suite, from its results on disk."""
+    results = store.load(suite)
+    folder = store.suite_folder(suite) / "report"
+    folder.mkdir(parents=True, exist_ok=True)
+    paths = []
+    for name in registry.names("reporters"):
+        path = folder / f"leaderboard.{name}"
+        registry.get("reporters", name)(results, path)
+        paths.append(path)
+    return paths
+
+
+def summarise(suite: Suite, trials: Sequence[Trial], store: Store, *, interrupted: bool) -> Summary:
+    """Count what there is for the chosen trials."""
+    summary = Summary(suite.name, 0, interrupted=interrupted)
+    for trial in trials:
+        result = store.trial(trial.identity).result()
+        if result is not None and result.status == "done":
+            summary.done += 1
+        elif result is not None:
+            first = (result.error or "").strip().splitlines()
+            summary.failed[trial.name] = f"{result.status}: {first[0] if first else ''}"
+        elif not interrupted:
+            summary.failed[trial.name] = "left no result"
+    return summary
+
+
+def run_suite(
+    suite: Suite,
+    trials: Sequence[Trial],
+    *,
+    store: Store,
+    display: Display,
+    seconds_per_step: dict[str, float],
+    max_concurrent: int | None = None,
+    track: bool = True,
+) -> Summary:
+    """Run trials, mirror them into MLflow, write the reports. Data, weights and output are checked before."""
+    from harness.measure.environment import git_revision
+    from harness.schedule import planned_order, run_trials
+    from harness.tracking import start_mirror
+
+    mirror = start_mirror(store, suite.name) if track else None
+    try:
+        outcome = run_trials(
+            planned_order(trials, seconds_per_step),
+            store=store,
+            observer=display,
+            max_concurrent=max_concurrent,
+            git=git_revision(),
+        )
+        reports = write_reports(store, suite.name)
+    finally:
+        synced = mirror.finish() if mirror is not None else None
+    summary = summarise(suite, trials, store, interrupted=outcome.interrupted)
+    summary.reports = reports
+    summary.tracking = synced if isinstance(synced, str) else None
+    return summary

@@ -1,0 +1,100 @@
+"""The sections of a suite that are the same for every trial: training, protocol, data, resources.
+
+Key names and defaults are documented in docs/suite.md. Numbers written as text (`1e-4` is text for YAML) are read
+as numbers.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Annotated, Any, Literal
+
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    NonNegativeInt,
+    PositiveInt,
+)
+
+
+def _finite(value: float) -> float:
+    if value != value or value in (float("inf"), float("-inf")):
+        raise ValueError("must be a finite number")
+    return value
+
+
+Fraction = Annotated[float, Field(ge=0, lt=1)]
+NonNegative = Annotated[float, Field(ge=0), AfterValidator(_finite)]
+Positive = Annotated[float, Field(gt=0), AfterValidator(_finite)]
+
+UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
+
+
+def _seconds(value: Any) -> Any:
+    """`90`, `90s`, `15m`, `12h` or `2d` as seconds."""
+    if isinstance(value, str):
+        match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([smhd])\s*", value)
+        if match:
+            return float(match[1]) * UNITS[match[2]]
+    return value
+
+
+class Section(BaseModel):
+    """A section of a suite: no unknown keys, no changes after reading."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Train(Section):
+    """How a model is fine-tuned. Defaults are the papers' (Point-MAE's recipe)."""
+
+    epochs: PositiveInt = 300
+    batch_size: Annotated[int, Field(ge=2)] = 32
+    """Global batch size; the last partial batch of an epoch is dropped."""
+    learning_rate: Positive = 5e-4
+    weight_decay: NonNegative = 0.05
+    warmup_epochs: NonNegativeInt = 10
+    schedule: Literal["cosine"] = "cosine"
+    clip_norm: Positive = 10.0
+    augment: Literal["none", "scale_translate", "rotate"] = "scale_translate"
+    drop_path: Fraction = 0.1
+    head_dropout: Fraction = 0.5
+    label_smoothing: Fraction = 0.0
+
+
+class Protocol(Section):
+    """How a model is chosen and measured (docs/protocol.md)."""
+
+    selection: Literal["last", "validation"] = "last"
+    validation_fraction: Annotated[float, Field(ge=0, le=0.5)] = 0.0
+    """Part of the training split held out, by a fixed seed per dataset."""
+    vote: Literal[0] = 0
+    frozen_batchnorm: Literal["batch", "running"] = "batch"
+    """Batch norms without trainable parameters: batch statistics, as the papers' code does, or running ones."""
+
+
+class Data(Section):
+    """What of a cloud the encoder sees."""
+
+    points: PositiveInt | None = None
+    """Points per cloud; the backbone's own number when not given."""
+    sampling: Literal["random", "fps"] = "random"
+    """`random`: a random subset, fixed at test. `fps`: the papers' farthest points, then a random subset."""
+
+
+class Resources(Section):
+    """What a trial runs on. Precision, processes and strategy are part of its identity, the rest is not."""
+
+    processes: Annotated[int, Field(ge=1, le=1)] = 1
+    gpus_per_process: Annotated[int, Field(ge=0, le=1)] | None = None
+    """One where the machine has a GPU, none elsewhere, unless given."""
+    cpus_per_process: PositiveInt = 1
+    """Also the number of threads."""
+    strategy: Literal["ddp"] = "ddp"
+    precision: Literal["fp32", "bf16", "fp16"] = "fp32"
+    gpus: Literal["exclusive"] = "exclusive"
+    timeout: Annotated[Positive, BeforeValidator(_seconds)] = 43200.0
+    """Seconds, or text such as `15m` or `12h`."""

@@ -1,0 +1,112 @@
+"""A trial: one method x backbone x dataset x seed, resolved to the last number, and its identity."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass, replace
+from typing import Any, Self
+
+import numpy as np
+
+from harness.data.dataset import Dataset
+from harness.method import Method
+from harness.models.backbone import Backbone
+from harness.models.weights import WEIGHTS
+from harness.settings import Data, Protocol, Resources, Train
+
+SPEC_FORMAT = 1
+
+
+def canonical(value: Any) -> str:
+    """One text for one value: sorted keys, no spaces, no NaN."""
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
+
+
+@dataclass(frozen=True)
+class Trial:
+    """Everything that decides the outcome of a trial, and the labels that a suite gives it."""
+
+    method_label: str
+    backbone_label: str
+    method_name: str
+    method: Method
+    backbone_name: str
+    backbone: Backbone
+    dataset: Dataset
+    train: Train
+    protocol: Protocol
+    data: Data
+    resources: Resources
+    seed: int = 0
+    baseline: str | None = None
+    """Name of a baseline that trains nothing (harness.baselines); method and backbone then only lend the points."""
+    reference: bool = False
+    """A row of the report that is no method of the comparison."""
+
+    def with_seed(self, seed: int) -> Self:
+        """The same trial with another seed."""
+        return replace(self, seed=seed)
+
+    def label(self, facet: str) -> str | int:
+        """What the suite calls this trial's method, backbone, dataset or seed."""
+        labels: dict[str, str | int] = {
+            "method": self.method_label,
+            "backbone": self.backbone_label,
+            "dataset": self.dataset.name,
+            "seed": self.seed,
+        }
+        return labels[facet]
+
+    @property
+    def name(self) -> str:
+        """For people: `lora point_mae sweethome12 seed 0`."""
+        return f"{self.method_label} {self.backbone_label} {self.dataset.name} seed {self.seed}"
+
+    def spec(self) -> dict[str, Any]:
+        """The resolved specification, as result.json holds it. Reading it back gives the same trial."""
+        common: dict[str, Any] = {
+            "format": SPEC_FORMAT,
+            "dataset": {"name": self.dataset.name, "version": self.dataset.version},
+            "data": self.data.model_dump(mode="json"),
+        }
+        if self.baseline is not None:
+            return common | {"baseline": self.baseline}
+        method = {"name": self.method_name, "version": self.method.version}
+        backbone = {"name": self.backbone_name, "version": self.backbone.version}
+        return common | {
+            "method": method | {"settings": self.method.model_dump(mode="json")},
+            "backbone": backbone | {"settings": self.backbone.model_dump(mode="json")},
+            "weights_version": WEIGHTS[self.backbone.weights].version if self.backbone.weights in WEIGHTS else 0,
+            "train": self.train.model_dump(mode="json"),
+            "protocol": self.protocol.model_dump(mode="json"),
+            "seed": self.seed,
+            "resources": self.resources.model_dump(mode="json", include={"precision", "processes", "strategy"}),
+        }
+
+    @property
+    def identity(self) -> str:
+        """16 hexadecimal digits: the hash of the specification. Names the trial's folder."""
+        return hashlib.sha256(canonical(self.spec()).encode()).hexdigest()[:16]
+
+
+@dataclass(frozen=True)
+class Seeds:
+    """Seeds of the independent random streams of a trial; none depends on the method, so trials pair up."""
+
+    initialisation: int
+    order: int
+    augmentation: int
+    dropout: int
+
+    @classmethod
+    def of(cls, dataset: str, seed: int) -> Self:
+        """Streams for a dataset and a seed index."""
+        key = int.from_bytes(hashlib.sha256(dataset.encode()).digest()[:4], "big")
+        streams = np.random.SeedSequence(entropy=seed, spawn_key=(key,)).generate_state(4)
+        return cls(*(int(stream) for stream in streams))
+
+
+def validation_seed(dataset: str) -> int:
+    """The seed that carves the validation split: one per dataset, the same for every trial."""
+    return int.from_bytes(hashlib.sha256(f"validation {dataset}".encode()).digest()[:4], "big")

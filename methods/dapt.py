@@ -1,0 +1,111 @@
+"""Dynamic Adapter with Prompt Tuning (DAPT).
+
+Zhou et al., CVPR 2024, arXiv 2403.01439; official `models/DAPT.py`. Beside every frozen operation sits a learned
+scale and shift ("TFTS"); beside the feed-forward part an adapter whose output is scaled token by token ("dynamic");
+and every block turns its adapter's output into one more prompt token ("internal prompt").
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+from typing import Annotated
+
+import torch
+from pydantic import Field, PositiveInt
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from harness.method import Adapted, Method, Probability, Task
+from harness.models.encoder import Encoder
+from harness.models.head import Pool
+from harness.models.transformer import Block, Tokens
+
+
+class ScaleShift(nn.Module):
+    """y * gamma + beta on the last axis; gamma ~ N(1, 0.02), beta ~ N(0, 0.02), so not the identity at start."""
+
+    def __init__(self, dim: int) -> None:
+        super().__init__()
+        self.gamma = nn.Parameter(torch.empty(dim).normal_(1, 0.02))
+        self.beta = nn.Parameter(torch.empty(dim).normal_(0, 0.02))
+
+    def forward(self, y: Tensor) -> Tensor:
+        """(..., C) -> (..., C)."""
+        return torch.addcmul(self.beta, y, self.gamma)
+
+
+class DynamicAdapter(nn.Module):
+    """up(dropout(gelu(down u))) * relu(scale u) with u = LayerNorm(x): a bottleneck with a scale per token."""
+
+    def __init__(self, *, dim: int, rank: int, dropout: float) -> None:
+        super().__init__()
+        self.norm = nn.LayerNorm(dim)
+        self.scale = nn.Linear(dim, 1)
+        self.down = nn.Linear(dim, rank)
+        self.dropout = nn.Dropout(dropout)
+        self.up = nn.Linear(rank, dim)
+        for layer in (self.scale, self.down):
+            nn.init.kaiming_uniform_(layer.weight, a=math.sqrt(5))
+            nn.init.zeros_(layer.bias)
+        nn.init.zeros_(self.up.weight)
+        nn.init.zeros_(self.up.bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, T, C) -> (B, T, C); zero at the start."""
+        u = self.norm(x)
+        return self.up(self.dropout(F.gelu(self.down(u)))) * F.relu(self.scale(u))
+
+
+class DAPTBlock(nn.Module):
+    """A frozen block with scale-shifts, a dynamic adapter, and one more prompt in what it hands on."""
+
+    def __init__(self, block: Block, *, dim: int, rank: int, dropout: float, first: bool) -> None:
+        super().__init__()
+        block.norm1 = self._shifted(block.norm1, dim)
+        block.attn.qkv = self._shifted(block.attn.qkv, 3 * dim)
+        block.attn.proj = self._shifted(block.attn.proj, dim)
+        block.norm2 = self._shifted(block.norm2, dim)
+        block.mlp.fc1 = self._shifted(block.mlp.fc1, block.mlp.width)
+        block.mlp.fc2 = self._shifted(block.mlp.fc2, dim)
+        self.block, self.first = block, first
+        self.adapter = DynamicAdapter(dim=dim, rank=rank, dropout=dropout)
+        self.prompt_shift = ScaleShift(dim)
+
+    @staticmethod
+    def _shifted(layer: nn.Module, width: int) -> nn.Sequential:
+        return nn.Sequential(layer, ScaleShift(width))
+
+    def forward(self, tokens: Tokens) -> Tokens:
+        """[class, prompts, patches] -> [class, new prompt, prompts, patches]."""
+        block = self.block
+        # DAPT adds the positions once, before the first block; Point-MAE adds them before every one.
+        x = tokens.features + tokens.positions if self.first else tokens.features
+        x = x + block.drop_path(block.attn(block.norm1(x)))
+        z = block.norm2(x)
+        adapted = self.adapter(z)
+        x = x + block.drop_path(block.mlp(z) + adapted)
+        prompt = self.prompt_shift(F.gelu(adapted).mean(1, keepdim=True))  # (B, 1, C)
+        return replace(tokens, features=x).with_prompts(prompt, torch.zeros_like(prompt))
+
+
+class DAPT(Method):
+    """Dynamic adapters, internal prompts and scale-shifts; class token and position train too."""
+
+    rank: PositiveInt = 64
+    adapter_dropout: Probability = 0.0
+    pool: Annotated[tuple[Pool, ...], Field(min_length=1)] = ("class", "prompt_mean", "patch_max")
+
+    def adapt(self, encoder: Encoder, task: Task) -> Adapted:
+        """Wrap every block, and scale-shift the tokenizer's output and the final norm's."""
+        blocks = [
+            DAPTBlock(block, dim=encoder.dim, rank=self.rank, dropout=self.adapter_dropout, first=index == 0)
+            for index, block in enumerate(encoder.plain_blocks)
+        ]
+        adapted = encoder.with_parts(
+            tokenizer=nn.Sequential(encoder.tokenizer, ScaleShift(encoder.dim)),
+            blocks=blocks,
+            norm=nn.Sequential(encoder.norm, ScaleShift(encoder.dim)),
+        )
+        added = [m for m in adapted.modules() if isinstance(m, ScaleShift | DynamicAdapter)]
+        return Adapted(adapted, added=added, unfrozen=[encoder.class_token, encoder.class_position])

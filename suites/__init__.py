@@ -1,0 +1,1 @@
+"""The suites that ship with the harness; `harness run NAME` finds them here."""
