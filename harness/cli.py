@@ -56,7 +56,10 @@ def _out(value: Any) -> None:
 
 
 def _console(*, stderr: bool = False) -> Console:
-    return Console(stderr=stderr, soft_wrap=True)
+    console = Console(stderr=stderr, soft_wrap=True)
+    if not console.is_terminal:
+        console.width = 160  # a pipe has no width: don't cut columns to 80
+    return console
 
 
 def _version(asked: bool) -> None:

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
+import torch
 import yaml
 from pydantic import ValidationError
 
@@ -44,7 +45,8 @@ def describe_method(name: str, *, backbone: str, preset: str, classes: int, sett
     problems = [*declared.problems(declared.default_points), *method.problems(declared)]
     if problems:
         raise UserError("\n".join(f"{name} on {backbone} {preset}: {problem}" for problem in problems))
-    attached = attach(method, declared.build(drop_path=0.0), Task(classes=classes, train_items=1))
+    with torch.device("meta"):  # shapes only: nothing is allocated or drawn
+        attached = attach(method, declared.build(drop_path=0.0), Task(classes=classes, train_items=1))
     module = inspect.getmodule(type(method))
     about = (module.__doc__ if module else None) or type(method).__doc__ or ""
     return {

@@ -20,7 +20,6 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from harness.errors import UserError
 from harness.store import Entry, Result, TrialFolder
 
 QUIET = {
@@ -130,19 +129,16 @@ def read_trial(folder: TrialFolder, entry: Entry, *, suite_digest: str) -> Trial
 
 
 def connect(uri: str) -> Any:
-    """An MlflowClient. Raises UserError at once for a file that is no database, MLflow's errors for the rest."""
+    """An MlflowClient. Raises sqlite3.Error at once for a file that is no database: MLflow would try for minutes."""
     for key, value in QUIET.items():
         os.environ.setdefault(key, value)
     if uri.startswith("sqlite:"):
         from sqlalchemy.engine import make_url
 
-        path = make_url(uri).database or ":memory:"
-        try:  # MLflow would try this for a minute and a half
-            Path(path).parent.mkdir(parents=True, exist_ok=True)
-            with contextlib.closing(sqlite3.connect(path)) as connection:
-                connection.execute("PRAGMA schema_version")
-        except (OSError, sqlite3.Error) as error:
-            raise UserError(f"{path}: cannot be used as MLflow's database ({error}); move it out of the way") from None
+        path = Path(make_url(uri).database or ":memory:")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with contextlib.closing(sqlite3.connect(path)) as connection:
+            connection.execute("PRAGMA schema_version")
     from mlflow import MlflowClient
 
     return MlflowClient(tracking_uri=uri)
@@ -180,10 +176,11 @@ def find_runs(client: Any, experiment: str) -> dict[str, Run]:
     return runs
 
 
-def write_trial(client: Any, run: Run, state: TrialState, folder: TrialFolder) -> bool:
+def write_trial(client: Any, run: Run, state: TrialState, folder: TrialFolder, *, parent: str) -> bool:
     """Bring a child run up to date; returns whether anything had to be done."""
     result = state.result
     tags = {key: value for key, value in state.tags.items() if value or key in run.tags}
+    tags[PARENT] = parent
     ended = "RUNNING" if result is None else ENDED.get(result.status, "FAILED")
     if result is not None and run.tags.get(SYNCED) == state.digest and run.status == ended:
         return _log(client, run, tags=tags)
@@ -216,7 +213,8 @@ def write_parent(client: Any, run: Run, *, tags: dict[str, str], status: str, en
             run.status, changed = status, True
         return changed
     reports = sorted(path for path in (folder / "report").rglob("*") if path.is_file())
-    content = {str(path): hashlib.sha256(path.read_bytes()).hexdigest() for path in [*reports, folder / "suite.yaml"]}
+    files = [path for path in (*reports, folder / "suite.yaml") if path.is_file()]
+    content = [(path.name, hashlib.sha256(path.read_bytes()).hexdigest()) for path in files]
     leaderboard = folder / "report" / "leaderboard.md"
     if leaderboard in reports:
         tags = tags | {NOTE: _shortened(leaderboard.read_text())}
@@ -226,7 +224,8 @@ def write_parent(client: Any, run: Run, *, tags: dict[str, str], status: str, en
     _log(client, run, tags=tags)
     if reports:
         client.log_artifacts(run.id, str(folder / "report"), "report")
-    client.log_artifact(run.id, str(folder / "suite.yaml"))
+    if folder / "suite.yaml" in files:
+        client.log_artifact(run.id, str(folder / "suite.yaml"))
     _end(client, run, status, ended, digest=digest)
     return True
 

@@ -182,8 +182,11 @@ class _Resolver:
         file = self._model(SuiteFile, data, ())
         if file is None or self.problems:
             self._names(data)
+            self._check_sections(data)
             raise SuiteError(self.problems)
         self._check_names(file)
+        if self.problems:
+            self._check_sections(data)
         trials = self._trials(file) if not self.problems else []
         if self.problems:
             raise SuiteError(self.problems)
@@ -254,7 +257,7 @@ class _Resolver:
 
     def _check_names(self, file: SuiteFile) -> None:
         self._names(self.source.data | {"datasets": file.datasets})
-        if file.name in ("trials", "mlflow"):
+        if file.name in ("trials", "mlartifacts"):
             self._problem(("name",), "name", f"'{file.name}' is a folder of the harness itself; choose another")
         for label, reference in file.references.items():
             path = ("references", label)
@@ -311,6 +314,20 @@ class _Resolver:
                         f"unknown key; {did_you_mean(section, SETTABLE)} as in train.epochs",
                     )
                 )
+
+    def _check_sections(self, data: Mapping[str, Any]) -> None:
+        """Check every section as it stands when trials cannot be resolved, so that nobody mends in rounds."""
+        for section, model in SECTIONS.items():
+            if isinstance(data.get(section), dict):
+                self._model(model, data[section], (section,))
+        kinds: tuple[registry.Kind, ...] = ("methods", "backbones")
+        for kind in kinds:
+            entries = data.get(kind)
+            for label, settings in entries.items() if isinstance(entries, dict) else ():
+                values = dict(settings) if isinstance(settings, dict) else {}
+                name = values.pop(kind.removesuffix("s"), label)
+                if name in registry.names(kind):
+                    self._model(registry.get(kind, name), values, (kind, label))
 
     # Trials
 

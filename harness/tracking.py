@@ -25,6 +25,7 @@ from typing import Any
 
 from harness.errors import UserError
 from harness.mlflow_runs import (
+    PARENT,
     QUIET,
     SUITE,
     Run,
@@ -56,10 +57,14 @@ class Synced:
     trials: int
     """Child runs that show a trial: all that run or have a result."""
     updated: int
-    """Runs that had to be written."""
+    """Trials that something was written of: new results, and those that run."""
     done: int
     failed: int
     running: int
+
+    def __str__(self) -> str:
+        counts = f"{self.done} done, {self.failed} failed, {self.running} running; {self.updated} written now"
+        return f"MLflow at {self.uri} shows {self.trials} trials of '{self.experiment}': {counts}"
 
 
 def tracking_uri(store: Store) -> str:
@@ -118,16 +123,17 @@ class Mirror:
         """
         if self.process is None:
             return self.reason
+        mend = f"`harness sync {self.log.parent.name}` replays the results (log: {self.log})"
         try:
             answer, _ = self.process.communicate("finish\n", timeout=timeout)
             found = json.loads(answer or "{}")
         except subprocess.TimeoutExpired:
             self._kill()
-            found = {"reason": f"MLflow did not take the last results within {timeout:g} s (log: {self.log})"}
+            found = {"reason": f"MLflow did not take the last results within {timeout:g} s; {mend}"}
         except (OSError, ValueError) as error:
             self._kill()
-            found = {"reason": f"the MLflow mirror broke down: {error} (log: {self.log})"}
-        ended = f"the MLflow mirror ended with exit code {self.process.returncode} (log: {self.log})"
+            found = {"reason": f"the MLflow mirror broke down: {error}; {mend}"}
+        ended = f"the MLflow mirror ended with exit code {self.process.returncode}; {mend}"
         self.process, self.reason = None, "the MLflow mirror has been finished before"
         return Synced(**found["synced"]) if "synced" in found else str(found.get("reason", ended))
 
@@ -183,8 +189,8 @@ class Replay:
             self._ensure_runs()
         updated = 0
         for identity, signature in changed.items():
-            state = self.states[identity]
-            updated += write_trial(self.client, self.runs[identity], state, self.store.trial(identity))
+            run, state, parent = self.runs[identity], self.states[identity], self.runs[SUITE].id
+            updated += write_trial(self.client, run, state, self.store.trial(identity), parent=parent)
             self.seen[identity] = signature
         statuses = [state.status for state in self.states.values()]
         done, running = statuses.count("done"), statuses.count("running")
@@ -205,8 +211,8 @@ class Replay:
             if SUITE in missing:
                 self._create(self.suite.name, {SUITE: self.suite.name}, self._started())
                 found = find_runs(self.client, self.experiment)
-            parent = {"mlflow.parentRunId": found[SUITE].id}
-            for identity in (entry.id for entry in self.suite.entries if entry.id in missing):
+            parent = {PARENT: found[SUITE].id}
+            for identity in (identity for identity in self.states if identity in missing):
                 state = self.states[identity]
                 tags = {key: value for key, value in state.tags.items() if value}
                 self._create(state.name, tags | parent, state.started)
@@ -220,16 +226,17 @@ class Replay:
         return min((state.started for state in self.states.values()), default=int(time.time() * 1000))
 
     def _update_parent(self, statuses: list[str], *, done: int, failed: int, final: bool) -> None:
+        trials = len({entry.id for entry in self.suite.entries})
         tags = {
             SUITE: self.suite.name,
             "suite_digest": self.suite.digest,
-            "trials": str(len(self.suite.entries)),
+            "trials": str(trials),
             "done": str(done),
             "failed": str(failed),
         }
         if not final or "running" in statuses:
             status = "RUNNING"
-        elif len(statuses) < len(self.suite.entries) or "interrupted" in statuses:
+        elif len(statuses) < trials or "interrupted" in statuses:
             status = "KILLED"
         else:
             status = "FINISHED" if done else "FAILED"
@@ -240,7 +247,7 @@ class Replay:
 
 def _signature(folder: Path) -> tuple[Any, ...]:
     """Changes when there is something new in a trial's folder."""
-    found = []
+    found: list[tuple[int, int, int] | None] = []
     for name in ("result.json", "running.json", "metrics.jsonl"):
         try:
             status = (folder / name).stat()
@@ -288,7 +295,7 @@ def _explained(uri: str, suite: str, store: Store) -> Iterator[None]:
             what = "does not answer"
         else:
             what = f"refuses ({type(error).__name__}: {text})"
-        safe = f"the results are safe in {store.output}; `harness sync {suite}` replays them when it is back"
+        safe = f"the results are safe in {store.output}; `harness sync {suite}` replays them once that is mended"
         raise UserError(f"MLflow at {where} {what}; {safe}") from error
 
 

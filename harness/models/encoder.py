@@ -42,7 +42,7 @@ class Encoder(nn.Module):
         self.position: nn.Module = PositionEmbedding(dim=dim)
         self.class_token = nn.Parameter(torch.empty(1, 1, dim))
         self.class_position = nn.Parameter(torch.empty(1, 1, dim))
-        rates = torch.linspace(0, drop_path, depth).tolist()
+        rates = [drop_path * index / max(1, depth - 1) for index in range(depth)]
         self.blocks = nn.ModuleList(Block(dim=dim, heads=heads, drop_path=rate) for rate in rates)
         self.norm: nn.Module = nn.LayerNorm(dim)
         self.initialise()

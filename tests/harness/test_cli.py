@@ -1,0 +1,98 @@
+"""The command line as a user meets it, in real processes."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+
+def harness(*arguments: str, cwd: Path, **environment: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-c", "from harness.cli import main; main()", *arguments]
+    return subprocess.run(
+        command, cwd=cwd, env=os.environ | environment, capture_output=True, text=True, timeout=300, check=False
+    )
+
+
+def imported_by(code: str, cwd: Path) -> set[str]:
+    script = f"import sys\ntry:\n    {code}\nexcept SystemExit:\n    pass\nprint('\\n'.join(sys.modules), file=sys.stderr)"
+    done = subprocess.run([sys.executable, "-c", script], cwd=cwd, capture_output=True, text=True, timeout=120, check=True)
+    return set(done.stderr.split())
+
+
+def test_help_is_light(tmp_path: Path) -> None:
+    for arguments in (["--help"], ["run", "--help"]):
+        code = f"sys.argv = ['harness', *{arguments}]; from harness.cli import main; main()"
+        assert not {"torch", "ray", "mlflow", "pandas"} & imported_by(code, tmp_path)
+
+
+def test_plan_needs_neither_ray_nor_mlflow(tmp_path: Path) -> None:
+    code = "sys.argv = ['harness', 'plan', 'quickstart']; from harness.cli import main; main()"
+    assert not {"ray", "mlflow", "accelerate"} & imported_by(code, tmp_path)
+
+
+def test_plan_and_validate(tmp_path: Path) -> None:
+    plan = json.loads(harness("plan", "quickstart", "--json", cwd=tmp_path).stdout)
+    assert sum(not trial["reference"] for trial in plan["trials"]) == 42
+    assert plan["missing"] == []
+    valid = harness("validate", "quickstart", "paper_table", cwd=tmp_path)
+    assert (valid.returncode, valid.stderr) == (0, "")
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["run", "quickstrat"],
+        ["run", "nowhere.yaml"],
+        ["validate", "bad.yaml"],
+        ["run", "bad.yaml"],
+        ["run", "quickstart", "--set", "train.epochz=1"],
+        ["run", "quickstart", "--only", "method=lroa"],
+        ["run", "quickstart", "--retry", "bad"],
+        ["run", "quickstart", "--output", "bad.yaml"],
+        ["run", "quickstart", "--no-such-option"],
+        ["report", "quickstart"],
+        ["show", "method", "lroa"],
+        ["show", "method", "lora", "--set", "rnk=3"],
+        ["show", "dataset", "sweethome21"],
+        ["show", "weights", "nope"],
+        ["list", "metods"],
+        ["data", "prepare", "sweethome12", "--source", "nowhere"],
+        ["data", "prepare", "nope", "--source", "nowhere"],
+        ["pretrain", "--data", "nowhere.npy", "--name", "x"],
+        ["init", "bad.yaml"],
+    ],
+    ids=" ".join,
+)
+def test_bad_input_is_exit_code_2_without_traceback(arguments: list[str], tmp_path: Path) -> None:
+    (tmp_path / "bad.yaml").write_text("format: 1\nnme: x\n")
+    done = harness(*arguments, cwd=tmp_path)
+    assert done.returncode == 2, done.stdout + done.stderr
+    assert "Traceback" not in done.stderr
+    assert len(done.stderr.strip()) > 10
+    assert [path.name for path in tmp_path.iterdir()] == ["bad.yaml"], "something was written"
+
+
+def test_what_is_missing_is_said_in_one_message(tmp_path: Path) -> None:
+    done = harness("run", "paper_table", cwd=tmp_path, HARNESS_DATA=str(tmp_path / "data"))
+    assert done.returncode == 2
+    for words in ("main_split/training_objectdataset.h5", "main_split_nobg", "modelnet40_ply_hdf5_2048", "point_mae_shapenet", "github.com/Pang-Yatian"):
+        assert words in done.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_counts_from_the_command_line(tmp_path: Path) -> None:
+    arguments = ["show", "method", "lora", "--backbone", "point_mae", "--preset", "base", "--classes", "15"]
+    done = harness(*arguments, "--set", "rank=64", "--json", cwd=tmp_path)
+    assert json.loads(done.stdout) == {
+        "added": 1179648, "unfrozen": 768, "head": 267535, "trainable": 1447951, "total": 23272975,
+    }  # fmt: skip
+
+
+def test_init_writes_a_suite_that_is_valid(tmp_path: Path) -> None:
+    assert harness("init", "mine.yaml", cwd=tmp_path).returncode == 0
+    assert "name: mine" in (tmp_path / "mine.yaml").read_text()
+    assert harness("validate", "mine.yaml", cwd=tmp_path).returncode == 0

@@ -1,0 +1,80 @@
+"""The encoder's parts: counts, kept tokens, weights files."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from harness.errors import UserError
+from harness.models import weights as weights_module
+from harness.models.point_mae import PointMAE
+from harness.models.transformer import DropPath
+from harness.models.weights import Weights, load_weights
+
+
+def test_official_size() -> None:
+    assert sum(p.numel() for p in PointMAE().build(drop_path=0).parameters()) == 21_825_792
+
+
+def test_tokens_and_kept_patches() -> None:
+    encoder = PointMAE(preset="tiny").build(drop_path=0).eval()
+    tokens = encoder(torch.rand(2, 512, 3), keep=(0, 3))
+    assert tokens.features.shape == (2, 33, 96)
+    assert [kept.shape for kept in tokens.kept] == [(2, 32, 96)] * 2
+    assert torch.allclose(encoder.norm(tokens.kept[1]), tokens.patches, atol=1e-6)
+
+
+def test_drop_path_drops_whole_samples_and_keeps_the_mean() -> None:
+    torch.manual_seed(0)
+    dropped = DropPath(0.25).train()(torch.ones(4000, 3))
+    assert dropped.unique().tolist() == pytest.approx([0.0, 4 / 3])
+    assert (dropped == dropped[:, :1]).all()
+    assert dropped.mean().item() == pytest.approx(1, abs=0.05)
+
+
+def test_presets_can_be_changed_field_by_field() -> None:
+    assert PointMAE(preset="tiny", dim=48).depth == 4
+    assert PointMAE().default_points == 2048
+    assert PointMAE(groups=64).default_points == 1024
+
+
+def declare(monkeypatch: pytest.MonkeyPatch, folder: Path, tensors: dict[str, torch.Tensor] | bytes) -> None:
+    monkeypatch.setenv("HARNESS_DATA", str(folder))
+    monkeypatch.setitem(weights_module.WEIGHTS, "mine", Weights("mine", 1, "point_mae"))
+    path = folder / "weights" / "mine.safetensors"
+    path.parent.mkdir(parents=True)
+    if isinstance(tensors, bytes):
+        path.write_bytes(tensors)
+    else:
+        save_file(tensors, path)
+
+
+def state() -> dict[str, torch.Tensor]:
+    encoder = PointMAE(preset="tiny").build(drop_path=0)
+    return {key: value.clone() for key, value in encoder.state_dict().items() if not key.startswith("class_")}
+
+
+def test_weights_load(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    saved = state()
+    declare(monkeypatch, tmp_path, saved)
+    encoder = PointMAE(preset="tiny").build(drop_path=0)
+    assert len(load_weights(encoder, "mine")) == 64
+    assert all(torch.equal(encoder.state_dict()[key], value) for key, value in saved.items())
+
+
+@pytest.mark.parametrize(
+    ("damage", "words"),
+    [
+        (lambda s: s | {"norm.weight": torch.full((96,), float("nan"))}, "NaN"),
+        (lambda s: s | {"norm.weight": torch.ones(7)}, "another shape"),
+        (lambda s: {key: value for key, value in s.items() if key != "norm.weight"}, "missing"),
+        (lambda s: s | {"extra": torch.ones(1)}, "unknown"),
+        (lambda s: b"not safetensors at all", "cannot be read"),
+    ],
+    ids=["NaN", "shape", "missing", "unknown", "garbage"],
+)
+def test_damaged_weights_are_refused(damage, words: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+    declare(monkeypatch, tmp_path, damage(state()))
+    with pytest.raises(UserError, match=words):
+        load_weights(PointMAE(preset="tiny").build(drop_path=0), "mine")

@@ -1,0 +1,181 @@
+"""One trial in this process, on the shipped furniture: what the result says must be so."""
+
+import json
+import math
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from harness import registry
+from harness.baselines import nearest_neighbour, shape_features
+from harness.data.dataset import PointClouds
+from harness.models.point_mae import PointMAE
+from harness.settings import Data, Protocol, Resources, Train
+from harness.store import TrialFolder
+from harness.train import build, carve_validation, evaluate, learning_rate, run_trial, set_training
+from harness.train import _load as load_splits
+from harness.trial import Seeds, Trial
+
+
+def make_trial(method: str = "lora", **changes: object) -> Trial:
+    settings = {"epochs": 1, "batch_size": 16, "warmup_epochs": 0, "drop_path": 0, "learning_rate": 1e-3}
+    trial = Trial(
+        method_label=method,
+        backbone_label="point_mae",
+        method_name=method,
+        method=registry.get("methods", method)(),
+        backbone_name="point_mae",
+        backbone=PointMAE(preset="tiny", depth=1, groups=8, group_size=8),
+        dataset=registry.get("datasets", "sweethome12"),
+        train=Train(**settings),  # type: ignore[arg-type]
+        protocol=Protocol(frozen_batchnorm="running"),
+        data=Data(points=128),
+        resources=Resources(),
+    )
+    return replace(trial, **changes)  # type: ignore[arg-type]
+
+
+def folder_of(trial: Trial, root: Path) -> TrialFolder:
+    folder = TrialFolder(root / trial.identity)
+    folder.begin(trial.spec())
+    return folder
+
+
+def test_a_trial_leaves_what_it_promises(tmp_path: Path) -> None:
+    trial = make_trial()
+    folder = folder_of(trial, tmp_path)
+    result = run_trial(trial, folder)
+    assert folder.result() == result
+    assert (result.status, result.error, result.id) == ("done", None, trial.identity)
+    with np.load(folder.path / "predictions.npz") as stored:
+        right = int((stored["prediction"] == stored["label"]).sum())
+        assert len(stored["label"]) == result.metrics.total == trial.dataset.test_items
+    assert result.metrics.correct == right
+    assert result.metrics.accuracy == right / trial.dataset.test_items
+    assert result.storage.adapter == (folder.path / "adapter" / "adapter_model.safetensors").stat().st_size
+    assert [row["epoch"] for row in folder.metrics()] == [0]
+    assert result.memory.host_peak is not None and result.memory.host_peak > 50_000_000
+    assert result.attempts[0]["status"] == "done"
+    assert json.loads((folder.path / "spec.json").read_text()) == trial.spec()
+
+
+def test_every_null_has_a_reason(tmp_path: Path) -> None:
+    trial = make_trial("linear_probe")
+    result = run_trial(trial, folder_of(trial, tmp_path))
+    for section in ("metrics", "parameters", "memory", "time", "compute", "storage"):
+        for key, value in getattr(result, section).model_dump().items():
+            assert (value is None) == (f"{section}.{key}" in result.reasons), f"{section}.{key}"
+    assert "GPU" in result.reasons["memory.train_peak"]
+
+
+def test_the_same_trial_gives_the_same_weights(tmp_path: Path) -> None:
+    trial = make_trial("dapt")
+    first = run_trial(trial, folder_of(trial, tmp_path / "a"))
+    second = run_trial(trial, folder_of(trial, tmp_path / "b"))
+    assert first.digests == second.digests
+    other = trial.with_seed(1)
+    assert run_trial(other, folder_of(other, tmp_path)).digests["adapter"] != first.digests["adapter"]
+
+
+@pytest.mark.parametrize("method", ["full", "point_peft"])
+def test_the_adapter_file_on_the_base_weights_is_the_trained_model(method: str, tmp_path: Path) -> None:
+    from accelerate import Accelerator
+
+    trial = make_trial(method)
+    folder = folder_of(trial, tmp_path)
+    run_trial(trial, folder)
+    train, test, _, _ = load_splits(trial, torch.device("cpu"))
+    attached, _ = build(trial, train, Seeds.of(trial.dataset.name, trial.seed))
+    state = load_file(folder.path / "adapter" / "adapter_model.safetensors")
+    assert set(attached.trainable) <= set(state)
+    attached.model.load_state_dict(state, strict=False)
+    again = evaluate(attached.model, test, trial, Accelerator())
+    with np.load(folder.path / "predictions.npz") as stored:
+        assert np.array_equal(stored["prediction"], again.prediction)
+
+
+def test_divergence_is_a_result(tmp_path: Path) -> None:
+    trial = make_trial("full", train=Train(epochs=1, batch_size=16, warmup_epochs=0, learning_rate=1e30, clip_norm=1e30))
+    result = run_trial(trial, folder_of(trial, tmp_path))
+    assert result.status == "diverged"
+    assert result.error is not None and "learning_rate" in result.error
+
+
+def test_what_the_user_can_mend_has_no_traceback(tmp_path: Path) -> None:
+    trial = make_trial(train=Train(epochs=1, batch_size=1000))
+    result = run_trial(trial, folder_of(trial, tmp_path))
+    assert result.status == "failed"
+    assert result.error is not None and "batch_size" in result.error and "Traceback" not in result.error
+
+
+def test_validation_is_carved_by_class_and_never_from_test(tmp_path: Path) -> None:
+    labels = np.repeat(np.arange(4), [50, 20, 5, 3])
+    held = carve_validation(labels, 0.2, seed=1)
+    assert [int(held[labels == c].sum()) for c in range(4)] == [10, 4, 1, 1]
+    assert np.array_equal(held, carve_validation(labels, 0.2, seed=1))
+    assert not carve_validation(labels, 0.0, seed=1).any()
+    trial = make_trial(protocol=Protocol(selection="validation", validation_fraction=0.2, frozen_batchnorm="running"))
+    result = run_trial(trial, folder_of(trial, tmp_path))
+    assert result.metrics.total == trial.dataset.test_items
+    assert result.metrics.validation_accuracy is not None
+
+
+def test_frozen_batch_norms(tmp_path: Path) -> None:
+    trial = make_trial("lora")
+    train, _, _, _ = load_splits(trial, torch.device("cpu"))
+    attached, _ = build(trial, train, Seeds.of(trial.dataset.name, 0))
+    norm = attached.model.encoder.tokenizer.norm1
+    set_training(attached.model, frozen_batchnorm="running")
+    assert not norm.training and attached.model.head[1].training
+    set_training(attached.model, frozen_batchnorm="batch")
+    assert norm.training
+
+
+def test_random_weights_get_calibrated_statistics() -> None:
+    trial = make_trial("linear_probe")
+    train, _, _, _ = load_splits(trial, torch.device("cpu"))
+    attached, _ = build(trial, train, Seeds.of(trial.dataset.name, 0))
+    assert not torch.equal(attached.model.encoder.tokenizer.norm1.running_var, torch.ones(16))
+
+
+def test_the_schedule_warms_up_and_comes_down() -> None:
+    settings = Train(epochs=10, warmup_epochs=2, learning_rate=1e-3)
+    rates = [learning_rate(settings, step, 5) for step in range(50)]
+    assert rates[9] == max(rates) == pytest.approx(1e-3)
+    assert rates[0] == pytest.approx(1e-4, rel=0.01)
+    assert rates[-1] < 1e-5
+    assert rates[:10] == sorted(rates[:10]) and rates[10:] == sorted(rates[10:], reverse=True)
+    assert math.isfinite(learning_rate(Train(epochs=1, warmup_epochs=5), 3, 4))
+
+
+def test_seeds_do_not_depend_on_the_method() -> None:
+    assert Seeds.of("a", 0) == Seeds.of("a", 0)
+    assert len({Seeds.of("a", 0), Seeds.of("a", 1), Seeds.of("b", 0)}) == 3
+    streams = Seeds.of("a", 0)
+    assert len({streams.initialisation, streams.order, streams.augmentation, streams.dropout}) == 4
+
+
+def test_nan_points_are_refused(tmp_path: Path) -> None:
+    from harness.data.dataset import check_clouds
+    from harness.errors import UserError
+
+    points = np.zeros((3, 4, 3))
+    points[1, 0, 0] = np.nan
+    with pytest.raises(UserError, match="item 1 holds NaN"):
+        check_clouds(points, np.zeros(3, int), classes=2, where="x.h5")
+    with pytest.raises(UserError, match="labels run from 0 to 5"):
+        check_clouds(np.zeros((2, 4, 3)), np.array([0, 5]), classes=2, where="x.h5")
+    assert isinstance(PointClouds(points, np.zeros(3, np.int64), ""), PointClouds)
+
+
+def test_nearest_neighbour_finds_itself() -> None:
+    clouds = np.random.default_rng(0).uniform(-1, 1, (20, 64, 3)) * np.linspace(0.2, 1, 20)[:, None, None]
+    labels = np.arange(20)
+    assert np.array_equal(nearest_neighbour(clouds, labels, clouds[::-1]), labels[::-1])
+    features = shape_features(clouds)
+    assert features.shape == (20, 51)
+    assert np.allclose(features[:, :16].sum(1), 1)
