@@ -132,39 +132,11 @@ def _round(
 ) -> None:
     """One pass of Tune over trials. A trial whose actor dies leaves no result."""
     from ray import tune
-    from ray.tune.search import Searcher
+
+    from harness.tune_parts import PlannedOrder, Watch
 
     for name in ("ray.tune", "ray.train", "ray.air", "ray"):
         logging.getLogger(name).setLevel(logging.ERROR)
-
-    class PlannedOrder(Searcher):
-        """Hands out indices 0, 1, 2, …: with reused actors Tune's own order is arbitrary."""
-
-        def __init__(self) -> None:
-            super().__init__(metric="done", mode="max")
-            self.next = 0
-
-        def suggest(self, trial_id: str) -> Any:
-            """The next trial, or that there is none."""
-            if self.next == len(trials):
-                return Searcher.FINISHED
-            self.next += 1
-            return {"index": self.next - 1}
-
-        def on_trial_complete(self, trial_id: str, result: Any = None, error: bool = False) -> None:
-            """Nothing to learn from."""
-
-    class Watch(tune.Callback):
-        """Passes Tune's events on."""
-
-        def on_trial_start(self, iteration: int, trials: Any, trial: Any, **info: Any) -> None:
-            observer.started(plan[trial.config["index"]])
-
-        def on_trial_complete(self, iteration: int, trials: Any, trial: Any, **info: Any) -> None:
-            chosen = plan[trial.config["index"]]
-            observer.finished(chosen, store.trial(chosen.identity).result())
-
-        on_trial_error = on_trial_complete
 
     plan = list(trials)
     bundles = [bundle(trial, gpus=gpus) for trial in plan]
@@ -174,7 +146,7 @@ def _round(
         tuner = tune.Tuner(
             work,
             tune_config=tune.TuneConfig(
-                search_alg=PlannedOrder(),
+                search_alg=PlannedOrder(len(plan)),
                 num_samples=len(plan),
                 max_concurrent_trials=slots,
                 reuse_actors=True,
@@ -183,7 +155,7 @@ def _round(
                 name="trials",
                 storage_path=scratch,
                 verbose=0,
-                callbacks=[Watch()],
+                callbacks=[Watch(plan, observer=observer, store=store)],
                 failure_config=tune.FailureConfig(max_failures=0),
             ),
         )

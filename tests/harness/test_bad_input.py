@@ -1,3 +1,4 @@
+# ruff: noqa: E501 (a table of cases)
 """Bad input gets one clear message per problem: file, line, field, what to do. Exit code 2, no traceback, nothing written."""
 
 from pathlib import Path

@@ -17,8 +17,12 @@ def harness(*arguments: str, cwd: Path, **environment: str) -> subprocess.Comple
 
 
 def imported_by(code: str, cwd: Path) -> set[str]:
-    script = f"import sys\ntry:\n    {code}\nexcept SystemExit:\n    pass\nprint('\\n'.join(sys.modules), file=sys.stderr)"
-    done = subprocess.run([sys.executable, "-c", script], cwd=cwd, capture_output=True, text=True, timeout=120, check=True)
+    script = (
+        f"import sys\ntry:\n    {code}\nexcept SystemExit:\n    pass\nprint('\\n'.join(sys.modules), file=sys.stderr)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script], cwd=cwd, capture_output=True, text=True, timeout=120, check=True
+    )
     return set(done.stderr.split())
 
 
@@ -79,7 +83,13 @@ def test_bad_input_is_exit_code_2_without_traceback(arguments: list[str], tmp_pa
 def test_what_is_missing_is_said_in_one_message(tmp_path: Path) -> None:
     done = harness("run", "paper_table", cwd=tmp_path, HARNESS_DATA=str(tmp_path / "data"))
     assert done.returncode == 2
-    for words in ("main_split/training_objectdataset.h5", "main_split_nobg", "modelnet40_ply_hdf5_2048", "point_mae_shapenet", "github.com/Pang-Yatian"):
+    for words in (
+        "main_split/training_objectdataset.h5",
+        "main_split_nobg",
+        "modelnet40_ply_hdf5_2048",
+        "point_mae_shapenet",
+        "github.com/Pang-Yatian",
+    ):
         assert words in done.stderr
     assert list(tmp_path.iterdir()) == []
 

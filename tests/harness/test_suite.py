@@ -64,7 +64,13 @@ def test_what_does_not_change_the_outcome_does_not_change_identities(same: str, 
 
 @pytest.mark.parametrize(
     "setting",
-    ["train.epochs=9", "train.clip_norm=3", "protocol.frozen_batchnorm=running", "resources.precision=bf16", "backbone.dim=48"],
+    [
+        "train.epochs=9",
+        "train.clip_norm=3",
+        "protocol.frozen_batchnorm=running",
+        "resources.precision=bf16",
+        "backbone.dim=48",
+    ],
 )
 def test_what_changes_the_outcome_changes_identities(setting: str, tmp_path: Path) -> None:
     assert not identities(suite(tmp_path, TEXT.replace("rank: 16", "rank: 17"), setting)) & identities(suite(tmp_path))

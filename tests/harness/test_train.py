@@ -16,8 +16,8 @@ from harness.data.dataset import PointClouds
 from harness.models.point_mae import PointMAE
 from harness.settings import Data, Protocol, Resources, Train
 from harness.store import TrialFolder
-from harness.train import build, carve_validation, evaluate, learning_rate, run_trial, set_training
 from harness.train import _load as load_splits
+from harness.train import build, carve_validation, evaluate, learning_rate, run_trial, set_training
 from harness.trial import Seeds, Trial
 
 
@@ -99,7 +99,9 @@ def test_the_adapter_file_on_the_base_weights_is_the_trained_model(method: str, 
 
 
 def test_divergence_is_a_result(tmp_path: Path) -> None:
-    trial = make_trial("full", train=Train(epochs=1, batch_size=16, warmup_epochs=0, learning_rate=1e30, clip_norm=1e30))
+    trial = make_trial(
+        "full", train=Train(epochs=1, batch_size=16, warmup_epochs=0, learning_rate=1e30, clip_norm=1e30)
+    )
     result = run_trial(trial, folder_of(trial, tmp_path))
     assert result.status == "diverged"
     assert result.error is not None and "learning_rate" in result.error
