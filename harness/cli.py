@@ -176,30 +176,21 @@ def run(
 
 
 def _print_summary(console: Console, store: Any, suite: Suite, summary: Any, took: str) -> None:
+    from harness.display import leaderboard_table
+
     for name, error in summary.failed.items():
         console.print(f"[red]failed[/red]    {escape(name)}: {escape(error)}", highlight=False)
     if summary.interrupted:
         console.print("interrupted; the same command goes on where it stopped")
-    board = store.suite_folder(suite.name) / "report" / "leaderboard.md"
-    if board.is_file():
+    if summary.done:
         console.print()
-        console.print(_first_table(board.read_text()), highlight=False, markup=False)
+        console.print(leaderboard_table(store.load(suite.name)))
     console.print(f"\n{summary.done} done, {len(summary.failed)} failed, in {took}")
     for path in summary.reports:
         if path.suffix == ".html":
             console.print(f"report: {path}", highlight=False)
     if summary.tracking:
         console.print(f"MLflow: {escape(summary.tracking)}", highlight=False)
-
-
-def _first_table(markdown: str) -> str:
-    """The leaderboard's first table, as it stands in the markdown report."""
-    lines = markdown.splitlines()
-    begin = next((index for index, line in enumerate(lines) if line.startswith("|")), None)
-    if begin is None:
-        return markdown
-    end = next((i for i in range(begin, len(lines)) if not lines[i].startswith("|")), len(lines))
-    return "\n".join(lines[begin:end])
 
 
 @app.command()

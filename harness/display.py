@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import statistics
 import threading
 import time
 from collections import Counter
@@ -15,7 +16,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from harness.store import Result, Store
+from harness.store import Entry, Result, Store, SuiteResults
 from harness.trial import Trial
 
 
@@ -36,6 +37,42 @@ def outcome(result: Result | None) -> str:
     if result.status == "done" and result.metrics.accuracy is not None:
         return f"accuracy {100 * result.metrics.accuracy:.1f} %"
     return f"{result.status}: {(result.error or '').splitlines()[0] if result.error else ''}"
+
+
+def leaderboard_table(results: SuiteResults) -> Table:
+    """A short leaderboard for the terminal; the reports have the intervals and all the rest."""
+    datasets = list(dict.fromkeys(entry.dataset for entry in results.entries))
+    table = Table(title="accuracy in %, mean ± sd over seeds", title_justify="left", box=None, padding=(0, 2))
+    table.add_column("method")
+    for dataset in datasets:
+        table.add_column(dataset, justify="right")
+    table.add_column("trainable", justify="right")
+    table.add_column("step (ms)", justify="right")
+    rows: dict[tuple[bool, str, str], list[Entry]] = {}
+    for entry in results.entries:
+        rows.setdefault((entry.reference, entry.method, entry.backbone), []).append(entry)
+    several = len({entry.backbone for entry in results.entries}) > 1
+    for (reference, method, backbone), entries in rows.items():
+        done = [entry.result for entry in entries if entry.result is not None and entry.result.status == "done"]
+        counts = [result.parameters.trainable for result in done if result.parameters.trainable is not None]
+        steps = [result.time.step for result in done if result.time.step is not None]
+        table.add_row(
+            Text(f"{method} ({backbone})" if several else method, style="dim" if reference else "bold"),
+            *(_mean_and_deviation(entries, dataset) for dataset in datasets),
+            f"{max(counts):,}" if counts else "–",
+            f"{1000 * statistics.median(steps):.1f}" if steps else "–",
+        )
+    return table
+
+
+def _mean_and_deviation(entries: Sequence[Entry], dataset: str) -> str:
+    mine = [entry for entry in entries if entry.dataset == dataset]
+    scores = [e.result.metrics.accuracy for e in mine if e.result is not None and e.result.metrics.accuracy is not None]
+    if not scores:
+        return "–"
+    spread = f" ± {100 * statistics.stdev(scores):.1f}" if len(scores) > 1 else ""
+    missing = f" ({len(scores)}/{len(mine)})" if len(scores) < len(mine) else ""
+    return f"{100 * statistics.mean(scores):.1f}{spread}{missing}"
 
 
 class RunDisplay:

@@ -57,6 +57,9 @@ class Method(BaseModel, ABC):
     version: ClassVar[int] = 1
     """Raised by hand when the same settings would give other numbers; part of a trial's identity."""
 
+    official_names: ClassVar[tuple[tuple[str, str], ...]] = ()
+    """Renames (pattern, replacement) from this method's parameter names to the official code's, in order."""
+
     pool: Annotated[tuple[Pool, ...], Field(min_length=1)] = ("class", "patch_max")
     """What the head sees, concatenated in this order."""
 

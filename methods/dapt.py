@@ -92,6 +92,21 @@ class DAPTBlock(nn.Module):
 class DAPT(Method):
     """Dynamic adapters, internal prompts and scale-shifts; class token and position train too."""
 
+    official_names = (
+        (r"^tokenizer\.0\.", "tokenizer."),
+        (r"^tokenizer\.1\.(gamma|beta)$", r"tfts_\1_1"),
+        (r"^norm\.0\.", "norm."),
+        (r"^norm\.1\.(gamma|beta)$", r"tfts_\1_2"),
+        (r"\.block\.", "."),
+        (r"\.(norm[12]|qkv|proj|fc[12])\.0\.", r".\1."),
+        (r"\.norm([12])\.1\.(gamma|beta)$", r".tfts_\2_\1"),
+        (r"\.(?:qkv|fc1)\.1\.(gamma|beta)$", r".tfts_\1_1"),
+        (r"\.(?:proj|fc2)\.1\.(gamma|beta)$", r".tfts_\1_2"),
+        (r"\.prompt_shift\.(gamma|beta)$", r".tfts_\1_3"),
+        (r"\.adapter\.norm\.", ".Adapter_MLP.adapter_layer_norm_before."),
+        (r"\.adapter\.(down|up)\.", r".Adapter_MLP.\1_proj."),
+        (r"\.adapter\.scale\.", ".Adapter_MLP.scale."),
+    )
     rank: PositiveInt = 64
     adapter_dropout: Probability = 0.0
     pool: Annotated[tuple[Pool, ...], Field(min_length=1)] = ("class", "prompt_mean", "patch_max")

@@ -259,6 +259,20 @@ class PointPEFTEncoder(nn.Module):
 class PointPEFT(Method):
     """Bank-enriched prompts in the early blocks, two adapters and local aggregation in all; biases train too."""
 
+    official_names = (
+        (r"^encoder\.", ""),
+        (r"^prompt_points$", "prompt_cor"),
+        (r"^blocks\.\d+\.local\.attention\.norm\.", "blocks.norm3."),
+        (r"^blocks\.\d+\.local\.attention\.", "blocks.attn1."),
+        (r"\.block\.", "."),
+        (r"\.bank_adapter\.", ".cp_adapter."),
+        (r"\.last_adapter\.", ".adapter1."),
+        (r"\.(cp_adapter|adapter1?)\.down\.", r".\1.ln1."),
+        (r"\.(cp_adapter|adapter1?)\.up\.", r".\1.ln2."),
+        (r"\.prompts$", ".prompt_embeddings"),
+        (r"\.unused_gate$", ".ad_gate"),
+        (r"\.local\.norm\.", ".out_transform.0."),
+    )
     official_quirks: bool = False
     """Reproduce the published code, leaks across the batch and never-trained parameters included."""
     adapter_rank: PositiveInt = 16
