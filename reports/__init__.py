@@ -1,0 +1,6 @@
+"""Reports: results in, one file out. Pure functions of what the store holds.
+
+`build.leaderboard` turns the results of a suite into one frozen structure; `markdown`, `tidy` (CSV, JSON)
+and `html` only write it down, so that all four formats hold the same numbers. Nothing here knows the
+time, the machine or the output folder: equal results give equal bytes.
+"""

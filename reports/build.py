@@ -1,0 +1,288 @@
+"""From the results of a suite to its leaderboard: rows, comparisons within a protocol, notices."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+
+from harness.store import Entry, Result, SuiteResults
+from reports import comparison, provenance
+from reports.cells import NO_ACCURACY, accuracy, build_cell, build_costs
+from reports.columns import count, listed
+from reports.comparison import OVERALL, Comparison, RowKey, Standing
+from reports.leaderboard import Counts, Leaderboard, Row, Trouble
+from reports.statistics import average_per_seed, overall
+
+HOW_TO_READ = (
+    "Each accuracy is the mean over n seeds of the overall accuracy on the test split, in percent, ± the "
+    "sample standard deviation, with the 95 % interval of that mean; methods marked ≈ are not separated from "
+    "the best mean, which is bold."
+)
+CAVEATS = (
+    "Separated means: the 95 % t-interval of the paired differences (same dataset, same seeds) excludes "
+    "zero. The intervals are not corrected for the number of comparisons.",
+    "Intervals over seeds are Student's t; a single seed has Wilson's interval from correct / total "
+    "instead. Intervals over seeds speak of other training runs, not of other test items.",
+    "Overall is the mean over datasets of a method's means, for methods that have all of them; its spread "
+    "and interval come from the seeds that have all datasets.",
+)
+FLAT = "An interval without width says that all seeds gave the same score, not that the score is certain."
+ERROR_LENGTH = 300
+
+Protocols = tuple[provenance.Protocol, ...]
+Grouped = Mapping[RowKey, Sequence[Entry]]
+
+
+def leaderboard(results: SuiteResults) -> Leaderboard:
+    """All that the reports of a suite say, from its results alone; the order of entries does not matter."""
+    entries = sorted(results.entries, key=_order)
+    datasets = tuple(sorted({entry.dataset for entry in entries}))
+    grouped = _rows_of(entries)
+    numbers = {dataset: _numbered_protocols(grouped, dataset) for dataset in datasets}
+    board = Leaderboard(
+        name=results.name,
+        description=results.description,
+        digest=results.digest,
+        counts=_counts(entries),
+        datasets=datasets,
+        several_backbones=len({entry.backbone for entry in entries}) > 1,
+        rows=_rows(grouped, datasets, numbers),
+        comparisons=(),
+        notices=(),
+        findings=(),
+        how_to_read=HOW_TO_READ,
+        caveats=CAVEATS,
+        troubles=_troubles(grouped, datasets),
+        protocol=_protocol_sentences(grouped, datasets),
+        environment=provenance.environment(entry.result for entry in entries if entry.result is not None),
+    )
+    measured = [entry.result for entry in entries if entry.result is not None and not entry.reference]
+    notices = (
+        *_gap_notices(board.counts),
+        *_protocol_notices(board, grouped, numbers),
+        *provenance.notices(measured),
+    )
+    return replace(_compared(board), notices=notices)
+
+
+def _order(entry: Entry) -> tuple[object, ...]:
+    points = provenance.section(entry.result.spec, "data").get("points") if entry.result else None
+    known = points if isinstance(points, int) else 0
+    return (entry.method, entry.backbone, entry.reference, entry.dataset, entry.seed, known, entry.id)
+
+
+def _rows_of(entries: Sequence[Entry]) -> dict[RowKey, list[Entry]]:
+    """Trials by row. Two trials of one label, dataset and seed (a baseline at several points) make two rows."""
+    rows: dict[RowKey, dict[tuple[str, int], Entry]] = {}
+    for entry in entries:
+        place, variant = (entry.dataset, entry.seed), 0
+        while True:
+            row = rows.setdefault(RowKey(entry.method, entry.backbone, variant), {})
+            if row.setdefault(place, entry).id == entry.id:
+                break
+            variant += 1
+    return {key: list(row.values()) for key, row in rows.items()}
+
+
+def _protocols(trials: Sequence[Entry], dataset: str) -> Protocols:
+    return tuple(sorted({provenance.protocol_of(t.result.spec) for t in trials if t.dataset == dataset and t.result}))
+
+
+def _numbered_protocols(grouped: Grouped, dataset: str) -> dict[Protocols, int]:
+    """The protocols that the methods follow on a dataset, numbered from the most common (0) on."""
+    followed = Counter(_protocols(trials, dataset) for trials in grouped.values() if not trials[0].reference)
+    followed.pop((), None)
+    return {p: number for number, p in enumerate(sorted(followed, key=lambda p: (-followed[p], p)))}
+
+
+def _letter(number: int) -> str:
+    return chr(ord("A") + number) if number < 26 else str(number + 1)
+
+
+def _rows(grouped: Grouped, datasets: Sequence[str], numbers: Mapping[str, Mapping[Protocols, int]]) -> tuple[Row, ...]:
+    """All rows: methods by section, then references; the best overall mean first, then by name."""
+    followed = {
+        key: tuple(numbers[d].get(_protocols(trials, d), 0) if not trials[0].reference else 0 for d in datasets)
+        for key, trials in grouped.items()
+    }
+    sections = sorted(set(followed.values()))
+    rows = [
+        _row(key, trials, datasets, numbers, section=sections.index(followed[key])) for key, trials in grouped.items()
+    ]
+    return tuple(sorted(rows, key=_rank))
+
+
+def _rank(row: Row) -> tuple[object, ...]:
+    means = [cell.summary.mean for cell in row.cells if cell.summary is not None]
+    score = row.overall.mean if row.overall is not None else sum(means) / len(means) if means else 0.0
+    return (row.reference, row.section, row.overall is None, -score, row.key)
+
+
+def _row(
+    key: RowKey,
+    trials: Sequence[Entry],
+    datasets: Sequence[str],
+    numbers: Mapping[str, Mapping[Protocols, int]],
+    *,
+    section: int,
+) -> Row:
+    reference = trials[0].reference
+    cells = []
+    for dataset in datasets:
+        number = None if reference or len(numbers[dataset]) < 2 else numbers[dataset].get(_protocols(trials, dataset))
+        letter = None if number is None else _letter(number)
+        cells.append(build_cell(dataset, [trial for trial in trials if trial.dataset == dataset], protocol=letter))
+    scores = {cell.dataset: cell.scores for cell in cells}
+    row = Row(
+        key=key,
+        method=key.method,
+        backbone=key.backbone,
+        reference=reference,
+        section=section,
+        cells=tuple(cells),
+        overall=cells[0].summary if len(cells) == 1 else overall(scores, datasets),
+        standing=None,
+        costs=build_costs(trials),
+        recipe="; ".join(sorted({provenance.recipe(t.result.spec) for t in trials if t.result} - {""})),
+        notes=(),
+    )
+    return replace(row, notes=tuple(_notes(row, trials)))
+
+
+def _notes(row: Row, trials: Sequence[Entry]) -> list[str]:
+    """What a reader should know of one row."""
+    notes = []
+    points = {provenance.section(t.result.spec, "data").get("points") for t in trials if t.result} - {None}
+    if row.key.variant and points:
+        notes.append(f"At {listed(sorted(map(str, points)))} points per cloud.")
+    trainable = {cell.dataset: cell.cost("parameters.trainable").value for cell in row.cells}
+    if len({value for value in trainable.values() if value is not None}) > 1:
+        shown = [f"{value:,.0f} on {dataset}" for dataset, value in trainable.items() if value is not None]
+        notes.append(f"Trainable parameters differ: {listed(shown)}; the largest is shown.")
+    if row.overall is not None and any(len(cell.seeds) > row.overall.n for cell in row.cells):
+        seeds = count(row.overall.n, "seed")
+        notes.append(f"Overall: spread and interval from the {seeds} with all datasets.")
+    return notes
+
+
+def _compared(board: Leaderboard) -> Leaderboard:
+    """Comparisons, standings and findings, within a dataset and protocol; references are left out."""
+    comparisons: list[Comparison] = []
+    findings: list[str] = []
+    labels = {row.key: board.label(row) for row in board.rows}
+    ranked = [row for row in board.rows if not row.reference]
+    places: dict[tuple[RowKey, str], Standing] = {}
+
+    def judge(dataset: str, where: str, means: dict[RowKey, float], scores: comparison.Scores) -> None:
+        found = comparison.compare(dataset, scores)
+        standing = comparison.standings(means, scores, found)
+        findings.append(comparison.finding(where, means=means, standing=standing, comparisons=found, labels=labels))
+        comparisons.extend(found)
+        places.update({(key, dataset): place for key, place in standing.items()})
+
+    for index, dataset in enumerate(board.datasets):
+        cells = {row.key: row.cells[index] for row in ranked if row.cells[index].summary is not None}
+        for letter in sorted({cell.protocol for cell in cells.values()}, key=str):
+            same = {key: cell for key, cell in cells.items() if cell.protocol == letter}
+            means = {key: cell.summary.mean for key, cell in same.items() if cell.summary is not None}
+            where = f"On {dataset}" + (f", protocol {letter}," if letter else "")
+            judge(dataset, where, means, {key: cell.scores for key, cell in same.items()})
+    for section in sorted({row.section for row in ranked}) if len(board.datasets) > 1 else []:
+        rows = [row for row in ranked if row.section == section and row.overall is not None]
+        means = {row.key: row.overall.mean for row in rows if row.overall is not None}
+        scores = {
+            row.key: average_per_seed({cell.dataset: cell.scores for cell in row.cells}, board.datasets) for row in rows
+        }
+        group = f", group {section + 1}," if len({row.section for row in ranked}) > 1 else ""
+        judge(OVERALL, f"On the mean of the {len(board.datasets)} datasets{group}", means, scores)
+
+    def placed(row: Row) -> Row:
+        cells = tuple(replace(cell, standing=places.get((row.key, cell.dataset))) for cell in row.cells)
+        own = cells[0].standing if len(cells) == 1 else places.get((row.key, OVERALL))
+        return replace(row, cells=cells, standing=own)
+
+    flat = any(cell.summary is not None and cell.summary.sd == 0 for row in board.rows for cell in row.cells)
+    caveats = (*board.caveats, FLAT if flat else "", comparison.about_p_values(comparisons))
+    return replace(
+        board,
+        rows=tuple(placed(row) for row in board.rows),
+        comparisons=tuple(comparisons),
+        findings=tuple(filter(None, findings)) or ("No method has a result yet.",),
+        caveats=tuple(filter(None, caveats)),
+    )
+
+
+def _counts(entries: Sequence[Entry]) -> Counts:
+    done = sum(accuracy(entry) is not None for entry in entries)
+    missing = sum(entry.result is None for entry in entries)
+    return Counts(trials=len(entries), done=done, failed=len(entries) - done - missing, missing=missing)
+
+
+def _gap_notices(counts: Counts) -> list[str]:
+    parts = [f"{counts.failed:,} failed"] if counts.failed else []
+    parts += [f"{counts.missing:,} {'has' if counts.missing == 1 else 'have'} no result yet"] if counts.missing else []
+    if not parts:
+        return []
+    gaps = f"Of {count(counts.trials, 'trial')}, {listed(parts)}"
+    return [f"{gaps}: they are shown, lower n, and are never filled in."]
+
+
+def _protocol_notices(
+    board: Leaderboard, grouped: Grouped, numbers: Mapping[str, Mapping[Protocols, int]]
+) -> list[str]:
+    """For every dataset on which methods followed different protocols: which, and who."""
+    found = []
+    for index, dataset in enumerate(board.datasets):
+        if len(numbers[dataset]) < 2:
+            continue
+        differing = provenance.differing([protocol for protocols in numbers[dataset] for protocol in protocols])
+        parts = []
+        for protocols, number in numbers[dataset].items():
+            rows = [r for r in board.rows if not r.reference and r.cells[index].protocol == _letter(number)]
+            what = " and also ".join(provenance.describe(protocol, only=differing) for protocol in protocols)
+            parts.append(f"{_letter(number)} ({listed([board.label(row) for row in rows])}): {what}")
+        opening = f"On {dataset} methods follow different protocols and are not ranked together."
+        found.append(f"{opening} {'; '.join(parts)}.")
+    return found
+
+
+def _protocol_sentences(grouped: Grouped, datasets: Sequence[str]) -> tuple[str, ...]:
+    """How the methods' numbers came about, datasets of one protocol together."""
+    methods = [trials for trials in grouped.values() if not trials[0].reference]
+    where: dict[provenance.Protocol, list[str]] = {}
+    for dataset in datasets:
+        for protocol in sorted({protocol for trials in methods for protocol in _protocols(trials, dataset)}):
+            where.setdefault(protocol, []).append(dataset)
+    return tuple(provenance.protocol_sentence(names, protocol) for protocol, names in where.items())
+
+
+def _troubles(grouped: Grouped, datasets: Sequence[str]) -> tuple[Trouble, ...]:
+    """Trials without a number, those of one method and dataset with the same status and message together."""
+    found: dict[tuple[RowKey, str, str, str], list[int]] = {}
+    for key, trials in sorted(grouped.items()):
+        for trial in trials:
+            if accuracy(trial) is None:
+                found.setdefault((key, trial.dataset, *_trouble(trial.result)), []).append(trial.seed)
+    return tuple(
+        Trouble(key.method, key.backbone, dataset, tuple(sorted(seeds)), status, message)
+        for (key, dataset, status, message), seeds in found.items()
+    )
+
+
+def _trouble(result: Result | None) -> tuple[str, str]:
+    """Status and message of a trial without a number."""
+    if result is None:
+        return "missing", ""
+    if result.status == "done":
+        return NO_ACCURACY, result.reasons.get("metrics.accuracy", "")
+    return result.status, _message(result.error or "")
+
+
+def _message(error: str) -> str:
+    """An error on one line; of a traceback, its last line."""
+    lines = [line for line in error.splitlines() if line.strip()]
+    if lines and lines[0].startswith("Traceback"):
+        lines = lines[-1:]
+    text = " ".join(" ".join(lines).split())
+    return text if len(text) <= ERROR_LENGTH else f"{text[: ERROR_LENGTH - 1]}…"

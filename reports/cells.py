@@ -1,0 +1,83 @@
+"""One cell of the leaderboard: what the trials of one method on one dataset came to, and what they cost."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Sequence
+
+from harness.store import Entry, Result
+from reports.columns import COLUMNS, Column
+from reports.leaderboard import Cell, Cost, SeedResult
+from reports.statistics import median, summarise
+
+NO_ACCURACY = "no accuracy"
+
+
+def accuracy(entry: Entry) -> float | None:
+    """A finished trial's accuracy (fraction); None for any other."""
+    if entry.result is None or entry.result.status != "done":
+        return None
+    value = entry.result.metrics.accuracy
+    return value if value is not None and math.isfinite(value) else None
+
+
+def build_cell(dataset: str, trials: Sequence[Entry], *, protocol: str | None) -> Cell:
+    """The trials of one method on one dataset."""
+    seeds: list[SeedResult] = []
+    class_accuracies: list[float] = []
+    failures: Counter[str] = Counter()
+    missing = 0
+    for entry in trials:
+        value, result = accuracy(entry), entry.result
+        if result is None:
+            missing += 1
+        elif value is None:
+            failures[NO_ACCURACY if result.status == "done" else result.status] += 1
+        else:
+            metrics = result.metrics
+            seeds.append(SeedResult(entry.seed, value, metrics.correct, metrics.total))
+            if metrics.class_accuracy is not None and math.isfinite(metrics.class_accuracy):
+                class_accuracies.append(metrics.class_accuracy)
+    counts = None
+    if len(seeds) == 1 and seeds[0].correct is not None and seeds[0].total is not None:
+        counts = (seeds[0].correct, seeds[0].total)
+    return Cell(
+        dataset=dataset,
+        summary=summarise([seed.accuracy for seed in seeds], counts),
+        class_accuracy=summarise(class_accuracies),
+        seeds=tuple(seeds),
+        failures=tuple(sorted(failures.items())),
+        missing=missing,
+        trials=len(trials),
+        protocol=protocol,
+        standing=None,
+        costs=build_costs(trials),
+    )
+
+
+def build_costs(trials: Sequence[Entry]) -> tuple[Cost, ...]:
+    """Every cost over the finished trials, in the unit of result.json; null with its reason."""
+    done = [entry.result for entry in trials if entry.result is not None and entry.result.status == "done"]
+    return tuple(_cost(column, done) for column in COLUMNS)
+
+
+def _cost(column: Column, done: Sequence[Result]) -> Cost:
+    found = (_value(result, column.key) for result in done)
+    values = [value for value in found if value is not None and math.isfinite(value)]
+    if values:
+        return Cost(column.key, max(values) if column.over_trials == "max" else median(values), None)
+    if not done:
+        return Cost(column.key, None, "no trial has finished")
+    section = column.key.partition(".")[0]
+    reasons = {result.reasons.get(column.key, result.reasons.get(section, "")) for result in done} - {""}
+    return Cost(column.key, None, "; ".join(sorted(reasons)) or "not recorded")
+
+
+def _value(result: Result, key: str) -> float | None:
+    if key == "parameters.percent":
+        trainable, total = result.parameters.trainable, result.parameters.total
+        return 100 * trainable / total if trainable is not None and total else None
+    section, _, field = key.partition(".")
+    value: float | None = getattr(getattr(result, section), field)
+    return value

@@ -1,0 +1,152 @@
+"""The leaderboard of a suite: one frozen structure that every format writes down.
+
+Rows are methods x backbones, cells are datasets. Everything is ordered by content (best mean first, then
+names), so that neither the order of trials nor of files changes a byte. A trial without a result is
+missing, a failed one is counted by its status; nothing is imputed.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from reports.columns import COLUMNS, Column
+from reports.comparison import Comparison, RowKey, Standing
+from reports.statistics import Summary
+
+
+@dataclass(frozen=True)
+class Cost:
+    """A number in the unit of result.json, put together over trials; where it is null, the reason."""
+
+    key: str
+    value: float | None
+    reason: str | None
+
+
+@dataclass(frozen=True)
+class SeedResult:
+    """One finished trial: accuracy as a fraction, correct of total test items."""
+
+    seed: int
+    accuracy: float
+    correct: int | None
+    total: int | None
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A method on a dataset; `protocol` is a letter where a dataset has several, `trials` how many were asked."""
+
+    dataset: str
+    summary: Summary | None
+    class_accuracy: Summary | None
+    seeds: tuple[SeedResult, ...]
+    failures: tuple[tuple[str, int], ...]
+    missing: int
+    trials: int
+    protocol: str | None
+    standing: Standing | None
+    costs: tuple[Cost, ...]
+
+    @property
+    def gaps(self) -> str:
+        """What is not there, in words: `2 oom, 1 missing`."""
+        parts = [f"{number} {status}" for status, number in self.failures]
+        return ", ".join(parts + ([f"{self.missing} missing"] if self.missing else []))
+
+    @property
+    def scores(self) -> dict[int, float]:
+        """Accuracy (fraction) by seed."""
+        return {seed.seed: seed.accuracy for seed in self.seeds}
+
+    def cost(self, key: str) -> Cost:
+        """The cost of that path: `time.step`."""
+        return next(cost for cost in self.costs if cost.key == key)
+
+
+@dataclass(frozen=True)
+class Row:
+    """A method on a backbone. References are shown and never ranked."""
+
+    key: RowKey
+    method: str
+    backbone: str
+    reference: bool
+    section: int
+    """Rows of one section followed the same protocol on every dataset; 0 holds the most common ones."""
+    cells: tuple[Cell, ...]
+    overall: Summary | None
+    standing: Standing | None
+    costs: tuple[Cost, ...]
+    recipe: str
+    notes: tuple[str, ...]
+
+    def cost(self, key: str) -> Cost:
+        """The cost of that path: `time.step`."""
+        return next(cost for cost in self.costs if cost.key == key)
+
+
+@dataclass(frozen=True)
+class Trouble:
+    """Trials that gave no number: seeds of one method and dataset with one status (`missing`: no result)."""
+
+    method: str
+    backbone: str
+    dataset: str
+    seeds: tuple[int, ...]
+    status: str
+    error: str
+
+
+@dataclass(frozen=True)
+class Counts:
+    """Trials of the suite, references included."""
+
+    trials: int
+    done: int
+    failed: int
+    missing: int
+
+
+@dataclass(frozen=True)
+class Leaderboard:
+    """All that a report says about a suite."""
+
+    name: str
+    description: str
+    digest: str
+    counts: Counts
+    datasets: tuple[str, ...]
+    several_backbones: bool
+    rows: tuple[Row, ...]
+    comparisons: tuple[Comparison, ...]
+    notices: tuple[str, ...]
+    """What stands in the way of comparing: different protocols, hardware, missing trials."""
+    findings: tuple[str, ...]
+    """What the intervals separate, and what they do not."""
+    how_to_read: str
+    caveats: tuple[str, ...]
+    troubles: tuple[Trouble, ...]
+    protocol: tuple[str, ...]
+    environment: tuple[tuple[str, tuple[str, ...]], ...]
+
+    def label(self, row: Row | RowKey) -> str:
+        """A row's name in running text; the backbone only where there are several."""
+        variant = row.key.variant if isinstance(row, Row) else row.variant
+        name = f"{row.method} ({variant + 1})" if variant else row.method
+        return f"{name} on {row.backbone}" if self.several_backbones else name
+
+    def columns(self) -> tuple[Column, ...]:
+        """The cost columns to show: the usual ones, and others where a row has a value."""
+        filled = {cost.key for row in self.rows for cost in row.costs if cost.value is not None}
+        return tuple(c for c in COLUMNS if c.shown == "always" or (c.shown == "filled" and c.key in filled))
+
+    def empty_columns(self) -> tuple[tuple[Column, str], ...]:
+        """Shown columns in which no row has a value, with the reason."""
+        found = []
+        for column in self.columns():
+            costs = [row.cost(column.key) for row in self.rows]
+            if costs and all(cost.value is None for cost in costs):
+                reasons = {row.cost(column.key).reason or "" for row in self.rows if not row.reference}
+                found.append((column, "; ".join(sorted(reasons))))
+        return tuple(found)

@@ -1,0 +1,168 @@
+"""The leaderboard as GitHub markdown, for a README or a pull request."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from harness.store import SuiteResults, write_atomically
+from reports.build import leaderboard
+from reports.columns import NOTHING, Column, mean_and_sd, n_and_interval, percent, points
+from reports.comparison import RowKey, Standing
+from reports.leaderboard import Cell, Leaderboard, Row
+from reports.statistics import Summary
+
+_SPECIAL = re.compile(r"([\\`*\[\]|~$])")
+_EDGE_UNDERSCORE = re.compile(r"(?<![A-Za-z0-9])_|_(?![A-Za-z0-9])")
+_LINE_START = re.compile(r"^([-+#=>]|\d+(?=[.)](\s|$)))")
+
+
+def write(results: SuiteResults, path: Path) -> None:
+    """One markdown file: findings, table, what the columns mean, seeds, differences, protocol, versions."""
+    write_atomically(path, render(leaderboard(results)))
+
+
+def render(board: Leaderboard) -> str:
+    """The text, from the leaderboard alone."""
+    blocks = [f"# {escape(board.name)}", escape(board.description), escape(board.how_to_read)]
+    blocks += [_bullets(f"⚠ {escape(notice)}" for notice in board.notices)]
+    blocks += [
+        "## What the intervals say",
+        _bullets(map(escape, board.findings)),
+        _bullets(map(escape, board.caveats)),
+    ]
+    blocks += ["## Leaderboard", _leaderboard(board), *_meanings(board), *_notes(board)]
+    blocks += _details("Every seed", _seeds(board)) + _details("Paired differences", _differences(board))
+    if board.troubles:
+        blocks += ["## Trials without a number", _troubles(board)]
+    blocks += ["## Protocol and versions", _bullets([*map(escape, board.protocol), *_provenance(board)])]
+    return "\n\n".join(block for block in blocks if block) + "\n"
+
+
+def escape(text: str) -> str:
+    """Text from outside as inert text on one line: no markup, no table break, no link, no mention, no HTML."""
+    line = " ".join(text.split())
+    line = line.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;").replace("@", "&#64;")
+    line = line.replace("://", "&#58;//").replace("www.", "www&#46;")
+    line = _EDGE_UNDERSCORE.sub(r"\\_", _SPECIAL.sub(r"\\\1", line))
+    return _LINE_START.sub(lambda m: f"&#{ord(m[1][0])};{m[1][1:]}", line)
+
+
+def table(header: Sequence[str], rows: Iterable[Sequence[str]], *, numbers_from: int) -> str:
+    """A table; columns from `numbers_from` on are right-aligned. Cells must be escaped already."""
+    rule = ["---" if index < numbers_from else "---:" for index in range(len(header))]
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in (header, rule, *rows))
+
+
+def _bullets(lines: Iterable[str]) -> str:
+    return "\n".join(f"- {line}" for line in lines)
+
+
+def _details(title: str, content: str) -> list[str]:
+    return [f"<details><summary>{title}</summary>", content, "</details>"] if content else []
+
+
+def _columns(board: Leaderboard) -> list[str]:
+    accuracies = [escape(dataset) for dataset in board.datasets] + (["Overall"] if len(board.datasets) > 1 else [])
+    return ["Method", "Backbone", *accuracies, *map(_title, board.columns())]
+
+
+def _title(column: Column) -> str:
+    return f"{column.title} ({column.unit})" if column.unit else column.title
+
+
+def _leaderboard(board: Leaderboard) -> str:
+    rows = []
+    for row in board.rows:
+        cells = [_name(row), escape(row.backbone), *map(_cell, row.cells)]
+        if len(board.datasets) > 1:
+            cells.append(_score(row.overall, row.standing))
+        rows.append(cells + [column.show(row.cost(column.key).value) for column in board.columns()])
+    return table(_columns(board), rows, numbers_from=2)
+
+
+def _name(row: Row) -> str:
+    variant = f" ({row.key.variant + 1})" if row.key.variant else ""
+    return f"{escape(row.method)}{variant}{' *(reference)*' if row.reference else ''}"
+
+
+def _cell(cell: Cell) -> str:
+    parts = [_score(cell.summary, cell.standing)] if cell.summary is not None or not cell.gaps else [NOTHING]
+    parts += [escape(cell.gaps)] if cell.gaps else []
+    parts += [f"protocol {cell.protocol}"] if cell.protocol else []
+    return "; ".join(parts)
+
+
+def _score(summary: Summary | None, standing: Standing | None) -> str:
+    if summary is None:
+        return NOTHING
+    shown = mean_and_sd(summary)
+    marked = f"**{shown}**" if standing == "best" else f"≈ {shown}" if standing == "level" else shown
+    return f"{marked} ({n_and_interval(summary, separator=', ')})"
+
+
+def _meanings(board: Leaderboard) -> list[str]:
+    lines = [f"**{_title(column)}**: {column.meaning}." for column in board.columns()]
+    lines += [f"**{_title(column)}** is empty: {escape(reason)}." for column, reason in board.empty_columns()]
+    return _details("What the columns mean", _bullets(lines))
+
+
+def _notes(board: Leaderboard) -> list[str]:
+    return [_bullets(f"{escape(board.label(row))}: {escape(' '.join(row.notes))}" for row in board.rows if row.notes)]
+
+
+def _seeds(board: Leaderboard) -> str:
+    rows = []
+    for row in board.rows:
+        for cell in row.cells:
+            seeds = [
+                f"{seed.seed}: {percent(seed.accuracy)}"
+                + (f" ({seed.correct}/{seed.total})" if seed.correct is not None and seed.total is not None else "")
+                for seed in cell.seeds
+            ]
+            balanced = mean_and_sd(cell.class_accuracy) if cell.class_accuracy is not None else NOTHING
+            name = escape(board.label(row))
+            rows.append([name, escape(cell.dataset), escape(row.recipe), "; ".join(seeds) or NOTHING, balanced])
+    header = ["Method", "Dataset", "Recipe", "Seed: accuracy (correct/total)", "Class accuracy"]
+    return table(header, rows, numbers_from=4) if rows else ""
+
+
+def _differences(board: Leaderboard) -> str:
+    rows = []
+    for comparison in board.comparisons:
+        difference, names = comparison.difference, (comparison.first, comparison.second)
+        interval = difference.interval
+        span = f"{points(interval.low)} to {points(interval.high)}" if interval is not None else NOTHING
+        p_value = f"{difference.p_value:.3g}" if difference.p_value is not None else NOTHING
+        separated = "yes" if difference.separated else "no"
+        cells = [points(difference.mean), span, str(difference.n), separated, p_value]
+        rows.append([escape(comparison.dataset), *(_label(board, name) for name in names), *cells])
+    header = ["Dataset", "First", "Second", "First − second (points)", "95 % interval", "n", "Separated", "p"]
+    return table(header, rows, numbers_from=3) if rows else ""
+
+
+def _label(board: Leaderboard, key: RowKey) -> str:
+    return escape(board.label(key))
+
+
+def _troubles(board: Leaderboard) -> str:
+    rows = [
+        [
+            escape(t.method),
+            escape(t.backbone),
+            escape(t.dataset),
+            ", ".join(map(str, t.seeds)),
+            t.status,
+            escape(t.error),
+        ]
+        for t in board.troubles
+    ]
+    return table(["Method", "Backbone", "Dataset", "Seeds", "Status", "Message"], rows, numbers_from=6)
+
+
+def _provenance(board: Leaderboard) -> list[str]:
+    counts = board.counts
+    lines = [f"{what}: {escape('; '.join(values))}" for what, values in board.environment]
+    trials = f"{counts.trials:,} trials: {counts.done:,} done, {counts.failed:,} failed, {counts.missing:,} missing"
+    return [*lines, trials, f"suite {escape(board.name)}, digest {escape(board.digest)}"]

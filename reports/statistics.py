@@ -1,0 +1,156 @@
+"""What a handful of seeds can say: means, 95 % intervals and paired differences, as pure functions.
+
+Accuracies are fractions, 0 to 1. An interval over seeds is Student's t: with three to five seeds a
+bootstrap can only re-draw the few values it has and comes out too narrow. One seed has no spread; its
+interval is Wilson's, from the number of correct test items. Intervals over seeds speak of training runs,
+not of other test items.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal, TypeVar
+
+import numpy as np
+from scipy import stats
+
+CONFIDENCE = 0.95
+PAIRS_FOR_P = 6
+"""Fewest pairs with which an exact two-sided paired test can reach p < 0.05: 2 ** (1 - 6) = 0.031."""
+SAME = 1e-12
+"""Fractions closer than this are the same number in another order of summation."""
+
+Key = TypeVar("Key")
+
+
+@dataclass(frozen=True)
+class Interval:
+    """A 95 % interval and where it comes from."""
+
+    low: float
+    high: float
+    kind: Literal["student_t", "wilson"]
+
+
+@dataclass(frozen=True)
+class Summary:
+    """Mean, sample standard deviation (ddof 1; None for one value), number of values, interval of the mean."""
+
+    mean: float
+    sd: float | None
+    n: int
+    interval: Interval | None
+
+
+@dataclass(frozen=True)
+class PairedDifference:
+    """Mean of a - b over common pairs, its spread and its 95 % interval."""
+
+    mean: float
+    sd: float | None
+    n: int
+    interval: Interval | None
+    p_value: float | None
+    """Two-sided Wilcoxon signed-rank test; None for fewer than six pairs."""
+    separated: bool
+    """The interval excludes zero, and the differences vary: equal ones leave no spread to judge by."""
+
+
+def mean(values: Sequence[float]) -> float:
+    """Arithmetic mean, independent of the order of the values."""
+    return math.fsum(values) / len(values)
+
+
+def median(values: Sequence[float]) -> float:
+    """The middle value; the mean of the two middle ones of an even number."""
+    return float(np.median(np.asarray(values, dtype=float)))
+
+
+def sample_sd(values: Sequence[float]) -> float | None:
+    """Sample standard deviation (ddof 1), or None for fewer than two values."""
+    if len(values) < 2:
+        return None
+    sd = float(np.std(np.sort(np.asarray(values, dtype=float)), ddof=1))
+    return 0.0 if sd < SAME else sd
+
+
+def student_t(values: Sequence[float], *, lowest: float, highest: float) -> Interval | None:
+    """95 % t-interval of the mean, n - 1 degrees of freedom, clipped; None for fewer than two values."""
+    sd = sample_sd(values)
+    if sd is None:
+        return None
+    half = float(stats.t.ppf((1 + CONFIDENCE) / 2, len(values) - 1)) * sd / math.sqrt(len(values))
+    centre = mean(values)
+    return Interval(max(lowest, centre - half), min(highest, centre + half), "student_t")
+
+
+def wilson(correct: int, total: int) -> Interval:
+    """95 % Wilson score interval of `correct` out of `total`."""
+    found = stats.binomtest(correct, total).proportion_ci(CONFIDENCE, method="wilson")
+    return Interval(float(found.low), float(found.high), "wilson")
+
+
+def summarise(values: Sequence[float], counts: tuple[int, int] | None = None) -> Summary | None:
+    """Fractions over seeds; `counts` (correct, total) gives a single value its interval. None for no values."""
+    if not values:
+        return None
+    interval = student_t(values, lowest=0.0, highest=1.0)
+    if len(values) == 1 and counts is not None and 0 <= counts[0] <= counts[1] and counts[1] > 0:
+        interval = wilson(*counts)
+    return Summary(mean(values), sample_sd(values), len(values), interval)
+
+
+def overall(scores: Mapping[str, Mapping[int, float]], datasets: Sequence[str]) -> Summary | None:
+    """The mean over datasets of a method's dataset means; scores are {dataset: {seed: accuracy}}.
+
+    None unless every dataset has a score. Spread, n and interval come from the seeds that have all datasets:
+    averaged over datasets per seed, then a t-interval. Seeds that lack a dataset enter the mean alone.
+    """
+    if not datasets or not all(scores.get(dataset) for dataset in datasets):
+        return None
+    score = mean([mean(list(scores[dataset].values())) for dataset in datasets])
+    per_seed = list(average_per_seed(scores, datasets).values())
+    return Summary(score, sample_sd(per_seed), len(per_seed), student_t(per_seed, lowest=0.0, highest=1.0))
+
+
+def average_per_seed(scores: Mapping[str, Mapping[int, float]], datasets: Sequence[str]) -> dict[int, float]:
+    """The average over all datasets, for each seed that has them all."""
+    if not datasets:
+        return {}
+    seeds = set.intersection(*(set(scores.get(dataset, {})) for dataset in datasets))
+    return {seed: mean([scores[dataset][seed] for dataset in datasets]) for seed in sorted(seeds)}
+
+
+def paired(a: Mapping[Key, float], b: Mapping[Key, float]) -> PairedDifference | None:
+    """The difference a - b over the keys (seed, or dataset and seed) that both have; None without any."""
+    differences = [a[key] - b[key] for key in a if key in b]
+    if not differences:
+        return None
+    sd = sample_sd(differences)
+    interval = student_t(differences, lowest=-1.0, highest=1.0)
+    excludes_zero = interval is not None and (interval.low > SAME or interval.high < -SAME)
+    return PairedDifference(
+        mean=mean(differences),
+        sd=sd,
+        n=len(differences),
+        interval=interval,
+        p_value=_signed_rank(differences),
+        separated=excludes_zero and bool(sd),
+    )
+
+
+def smallest_p(pairs: int) -> float:
+    """The smallest two-sided p of an exact paired test (sign flips, signed ranks): 2 ** (1 - n)."""
+    return min(1.0, 2.0 ** (1 - pairs))
+
+
+def _signed_rank(differences: Sequence[float]) -> float | None:
+    if len(differences) < PAIRS_FOR_P:
+        return None
+    # Differences that are equal up to rounding must tie in rank.
+    rounded = [round(difference, 12) for difference in sorted(differences)]
+    if not any(rounded):
+        return 1.0
+    return float(stats.wilcoxon(rounded, zero_method="pratt").pvalue)

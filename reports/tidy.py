@@ -1,0 +1,158 @@
+"""The leaderboard for programs: a tidy CSV and the whole structure as JSON. Fractions, bytes and seconds as stored."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import math
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from harness.store import Entry, Result, SuiteResults, write_atomically
+from reports.build import leaderboard
+from reports.columns import COLUMNS
+from reports.comparison import OVERALL, RowKey
+from reports.leaderboard import Cell, Leaderboard, Row
+from reports.statistics import Summary
+
+FORMAT = 1
+FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r")
+"""A spreadsheet takes a cell that begins so for a formula."""
+
+
+def write_csv(results: SuiteResults, path: Path) -> None:
+    """One line per method x backbone x dataset, and one with dataset `overall` per method x backbone."""
+    rows = tidy_rows(leaderboard(results))
+    text = io.StringIO(newline="")
+    writer = csv.DictWriter(text, fieldnames=list(_empty_row()), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows({key: _csv_value(value) for key, value in row.items()} for row in rows)
+    write_atomically(path, text.getvalue())
+
+
+def write_json(results: SuiteResults, path: Path) -> None:
+    """The whole leaderboard, and one entry per trial; numbers that do not exist are null."""
+    board = leaderboard(results)
+    trials = [_trial(entry) for entry in sorted(results.entries, key=_order)]
+    content = {"format": FORMAT, "leaderboard": asdict(board), "trials": trials}
+    write_atomically(path, json.dumps(_finite(content), indent=1, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def tidy_rows(board: Leaderboard) -> list[dict[str, Any]]:
+    """The lines of the CSV, in the order of the leaderboard. Costs of a dataset's line are of its own trials."""
+    return [line for row in board.rows for line in (*(_line(board, row, c) for c in row.cells), _line(board, row))]
+
+
+def _empty_row() -> dict[str, Any]:
+    keys = [
+        "suite",
+        "digest",
+        "method",
+        "backbone",
+        "variant",
+        "reference",
+        "dataset",
+        "protocol",
+        "trials",
+        "n",
+    ]
+    keys += ["missing", "failed", "failures", "accuracy_mean", "accuracy_sd", "accuracy_low", "accuracy_high"]
+    keys += ["interval", "standing", "class_accuracy_mean", "class_accuracy_sd", "seeds", "correct", "total"]
+    keys += [name for column in COLUMNS for name in (column.name, f"{column.name}_reason")]
+    return dict.fromkeys([*keys, "recipe", "notes"])
+
+
+def _line(board: Leaderboard, row: Row, cell: Cell | None = None) -> dict[str, Any]:
+    cells = row.cells if cell is None else (cell,)
+    failed = [(status, number) for c in cells for status, number in c.failures]
+    line = _empty_row() | {
+        "suite": board.name,
+        "digest": board.digest,
+        "method": row.method,
+        "backbone": row.backbone,
+        "variant": row.key.variant,
+        "reference": row.reference,
+        "dataset": cell.dataset if cell is not None else OVERALL,
+        "protocol": cell.protocol if cell is not None else None,
+        "trials": sum(c.trials for c in cells),
+        "missing": sum(c.missing for c in cells),
+        "failed": sum(number for _, number in failed),
+        "failures": " ".join(f"{s}:{sum(n for t, n in failed if t == s)}" for s in sorted({s for s, _ in failed})),
+        "standing": cell.standing if cell is not None else row.standing,
+        "recipe": row.recipe,
+        "notes": " ".join(row.notes),
+    }
+    line |= _summary(cell.summary if cell is not None else row.overall)
+    if cell is not None:
+        line |= {
+            "class_accuracy_mean": cell.class_accuracy.mean if cell.class_accuracy is not None else None,
+            "class_accuracy_sd": cell.class_accuracy.sd if cell.class_accuracy is not None else None,
+            "seeds": " ".join(str(seed.seed) for seed in cell.seeds),
+            "correct": " ".join("" if seed.correct is None else str(seed.correct) for seed in cell.seeds),
+            "total": " ".join("" if seed.total is None else str(seed.total) for seed in cell.seeds),
+        }
+    for column, cost in zip(COLUMNS, cell.costs if cell is not None else row.costs, strict=True):
+        line |= {column.name: cost.value, f"{column.name}_reason": cost.reason}
+    return line
+
+
+def _summary(summary: Summary | None) -> dict[str, Any]:
+    if summary is None:
+        return {"n": 0}
+    interval = summary.interval
+    return {
+        "n": summary.n,
+        "accuracy_mean": summary.mean,
+        "accuracy_sd": summary.sd,
+        "accuracy_low": interval.low if interval is not None else None,
+        "accuracy_high": interval.high if interval is not None else None,
+        "interval": interval.kind if interval is not None else None,
+    }
+
+
+def _csv_value(value: Any) -> str:
+    """Numbers in full precision; text that a spreadsheet would run gets an apostrophe in front."""
+    if value is None:
+        return ""
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, int | float):
+        return repr(value)
+    text = str(value)
+    return f"'{text}" if text.lstrip(" \n").startswith(FORMULA_STARTS) else text
+
+
+def _order(entry: Entry) -> tuple[object, ...]:
+    return (entry.method, entry.backbone, entry.dataset, entry.seed, entry.id)
+
+
+def _trial(entry: Entry) -> dict[str, Any]:
+    """One trial: its labels and, where it has one, its result without the specification."""
+    labels = {
+        "id": entry.id,
+        "method": entry.method,
+        "backbone": entry.backbone,
+        "dataset": entry.dataset,
+        "seed": entry.seed,
+        "reference": entry.reference,
+        "status": "missing" if entry.result is None else entry.result.status,
+    }
+    return labels | (_numbers(entry.result) if entry.result is not None else {})
+
+
+def _numbers(result: Result) -> dict[str, Any]:
+    parts = {"metrics", "parameters", "memory", "time", "compute", "storage", "digests", "error", "reasons"}
+    return result.model_dump(mode="python", include=parts) | {"attempts": len(result.attempts)}
+
+
+def _finite(value: Any) -> Any:
+    """The value with null in place of numbers that JSON does not know, and names where keys are tuples."""
+    if isinstance(value, RowKey):
+        return value._asdict()
+    if isinstance(value, dict):
+        return {key: _finite(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
