@@ -1,0 +1,33 @@
+"""Order and resources, without Ray."""
+
+from harness import registry
+from harness.schedule import bundle, planned_order
+from harness.settings import Resources
+from harness.suite import load_suite
+
+
+def test_longest_first() -> None:
+    trials = [t for t in load_suite("quickstart").trials if t.seed == 0 and t.dataset.name == "sweethome12"]
+    seconds = {t.identity: 1.0 + index for index, t in enumerate(trials)}
+    planned = planned_order(trials, seconds)
+    costs = [0 if t.baseline else t.train.epochs * seconds[t.identity] for t in planned]
+    assert costs == sorted(costs, reverse=True)
+    assert {t.identity for t in planned} == {t.identity for t in trials}
+    assert planned[-1].baseline == "nearest_neighbour"
+
+
+def test_what_a_trial_reserves() -> None:
+    trial = load_suite("quickstart").trials[0]
+    assert bundle(trial, gpus=0) == {"CPU": 1.0}
+    assert bundle(trial, gpus=4) == {"CPU": 1.0, "GPU": 1.0}
+    from dataclasses import replace
+
+    assert bundle(replace(trial, resources=Resources(gpus_per_process=0, cpus_per_process=3)), gpus=4) == {"CPU": 3.0}
+
+
+def test_every_kind_of_plug_in_loads() -> None:
+    kinds: tuple[registry.Kind, ...] = ("methods", "backbones", "datasets", "reporters")
+    for kind in kinds:
+        assert registry.names(kind)
+        for name in registry.names(kind):
+            assert registry.get(kind, name) is not None
