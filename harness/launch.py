@@ -94,26 +94,30 @@ def _child(
     run_trial(trial, place, attempt=attempt, earlier=earlier, git=git, progress=progress)
 
 
-def trial_environment(*, threads: int, gpus: str) -> dict[str, str]:
+def trial_environment(*, threads: int, gpus: str, data: Path) -> dict[str, str]:
     """This process's environment, less what Accelerate would take for its own, with the trial's devices."""
     foreign = ("ACCELERATE_", "FSDP_", "MASTER_", "TORCHELASTIC_")
     single = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE")
     kept = {k: v for k, v in os.environ.items() if not k.startswith(foreign) and k not in single}
-    kept |= {"OMP_NUM_THREADS": str(threads), "CUDA_VISIBLE_DEVICES": gpus, "TOKENIZERS_PARALLELISM": "false"}
+    kept |= {"OMP_NUM_THREADS": str(threads), "CUDA_VISIBLE_DEVICES": gpus, "HARNESS_DATA": str(data)}
     if not gpus:
         kept["ACCELERATE_USE_CPU"] = "true"
     return kept
 
 
-def launch(trial: Trial, folder: TrialFolder, *, attempt: int = 1, gpus: str = "", git: str | None = None) -> Result:
+def launch(
+    trial: Trial, folder: TrialFolder, *, data: Path, attempt: int = 1, gpus: str = "", git: str | None = None
+) -> Result:
     """Run a trial in a fresh process and return its result; never raises for what happens inside.
+
+    `data` is the absolute data root (HARNESS_DATA of the child).
 
     A child that dies without a result is `lost`, one that outlives `resources.timeout` is killed: `timeout`.
     """
     previous = folder.result()
     earlier = previous.attempts if previous is not None else []
     folder.begin(trial.spec())
-    environment = trial_environment(threads=trial.resources.cpus_per_process, gpus=gpus)
+    environment = trial_environment(threads=trial.resources.cpus_per_process, gpus=gpus, data=data)
     arguments = (trial, folder.path, attempt, earlier, git, environment)
     process = _context().Process(target=_child, args=arguments, daemon=True)
     started = datetime.now(UTC).isoformat(timespec="seconds")

@@ -88,7 +88,7 @@ def to_run(trials: Sequence[Trial], store: Store, *, retry: Sequence[str] = ()) 
 
 
 def _check_in_child(trials: list[Trial], pipe: Connection) -> None:
-    enter_child(trial_environment(threads=1, gpus=""), 1, Path("/dev/null"))
+    enter_child(trial_environment(threads=1, gpus="", data=data_root()), 1, Path("/dev/null"))
     from harness.check import dry_step
 
     for trial in trials:

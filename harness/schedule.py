@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from harness.launch import launch, record_failure
+from harness.models.weights import data_root
 from harness.store import Result, Store, TrialFolder
 from harness.trial import Trial
 
@@ -140,7 +141,7 @@ def _round(
 
     plan = list(trials)
     bundles = [bundle(trial, gpus=gpus) for trial in plan]
-    work = tune.with_parameters(_work, trials=plan, output=store.output.resolve(), git=git)
+    work = tune.with_parameters(_work, trials=plan, output=store.output.resolve(), data=data_root().resolve(), git=git)
     work = tune.with_resources(work, lambda config: tune.PlacementGroupFactory([bundles[config["index"]]]))
     with tempfile.TemporaryDirectory(prefix="harness-tune-") as scratch:
         tuner = tune.Tuner(
@@ -162,8 +163,11 @@ def _round(
         tuner.fit()
 
 
-def _work(config: dict[str, Any], *, trials: Sequence[Trial], output: Path, git: str | None) -> None:
-    """In the actor: one trial in a fresh process; again when that process is lost."""
+def _work(config: dict[str, Any], *, trials: Sequence[Trial], output: Path, data: Path, git: str | None) -> None:
+    """In the actor: one trial in a fresh process; again when that process is lost.
+
+    Paths are absolute: Tune gives actors a working folder of their own.
+    """
     from ray import tune
 
     trial = trials[config["index"]]
@@ -174,7 +178,7 @@ def _work(config: dict[str, Any], *, trials: Sequence[Trial], output: Path, git:
         else ""
     )
     for attempt in range(1, MAX_LOST + 2):
-        result = launch(trial, folder, attempt=attempt, gpus=gpus, git=git)
+        result = launch(trial, folder, attempt=attempt, data=data, gpus=gpus, git=git)
         if result.status != "lost":
             break
     tune.report({"done": 1})

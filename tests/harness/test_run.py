@@ -31,7 +31,13 @@ references:
 def start(folder: Path, *arguments: str) -> subprocess.Popen[str]:
     command = [sys.executable, "-c", "from harness.cli import main; main()", "run", "suite.yaml", "--json", *arguments]
     return subprocess.Popen(
-        command, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
+        command,
+        cwd=folder,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a job in the background may ignore Ctrl-C
     )
 
 
@@ -142,3 +148,24 @@ def test_nothing_of_a_run_survives_its_driver(tmp_path: Path) -> None:
         return False
 
     wait_for(gone, seconds=10)
+
+
+@pytest.mark.slow
+def test_a_users_own_files_in_the_default_folder(tmp_path: Path) -> None:
+    """ScanObjectNN's layout under `data`, relative to where the command is given, with the papers' point rule."""
+    import h5py
+    import numpy as np
+
+    folder = tmp_path / "data" / "ScanObjectNN" / "main_split"
+    folder.mkdir(parents=True)
+    for name, items in (("training_objectdataset.h5", 40), ("test_objectdataset.h5", 15)):
+        generator = np.random.default_rng(items)
+        with h5py.File(folder / name, "w") as file:
+            file["data"] = generator.normal(size=(items, 2048, 3)).astype(np.float32)
+            file["label"] = np.arange(items) % 15
+    text = SUITE.replace("[sweethome12]", "[scanobjectnn_obj_bg]") + "data: {points: 1024, sampling: fps}\n"
+    (tmp_path / "suite.yaml").write_text(text)
+    code, summary, err = run(tmp_path, "--only", "method=lora", "--only", "seed=0", "--no-mlflow")
+    assert (code, summary["failed"]) == (0, {}), err
+    (result,) = results(tmp_path).values()
+    assert result["metrics"]["total"] == 15
