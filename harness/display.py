@@ -144,7 +144,8 @@ class RunDisplay:
             f"   {duration(elapsed)}   {rate}   {self._left()}",
             (f"   {failed} failed" if failed else "", "red"),
         )
-        bar = ProgressBar(total=total, completed=done, width=60)
+        bar = Table.grid()  # a bare bar does not end its line
+        bar.add_row(ProgressBar(total=total, completed=done, width=60))
         return Group(head, bar, self._cells(accuracies), self._slots(running))
 
     def _cells(self, accuracies: dict[tuple[str, str], list[float]]) -> Table:
