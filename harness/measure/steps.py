@@ -10,6 +10,8 @@ import torch
 
 SKIP = 2
 """First steps that are not counted: they build caches and optimiser state."""
+WINDOW = 1000
+"""Steps that are counted; the rest of a long training is not timed."""
 
 
 @dataclass(frozen=True)
@@ -24,7 +26,7 @@ class StepTimer:
     """`start`, `data_ready` and `stop` once per step; `median` when training is over."""
 
     def __init__(self, device: torch.device) -> None:
-        self.cuda = device.type == "cuda"
+        self.cuda, self.counting = device.type == "cuda", True
         self.marks: list[list[float | torch.cuda.Event]] = []
 
     def _now(self) -> float | torch.cuda.Event:
@@ -36,15 +38,19 @@ class StepTimer:
 
     def start(self) -> None:
         """Before the batch is made."""
-        self.marks.append([self._now()])
+        if self.counting:
+            self.marks.append([self._now()])
 
     def data_ready(self) -> None:
         """The batch is made."""
-        self.marks[-1].append(self._now())
+        if self.counting:
+            self.marks[-1].append(self._now())
 
     def stop(self) -> None:
         """The optimiser has stepped."""
-        self.marks[-1].append(self._now())
+        if self.counting:
+            self.marks[-1].append(self._now())
+            self.counting = len(self.marks) < SKIP + WINDOW
 
     def median(self) -> StepTimes | None:
         """Median whole step and its data part; None when too few steps ran."""
