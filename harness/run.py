@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import hashlib
 import multiprocessing
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import cache
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Protocol
 
 from harness import registry
+from harness.data.dataset import combined_digest
 from harness.errors import UserError
 from harness.launch import PRELOAD, enter_child, trial_environment
 from harness.models.weights import WEIGHTS, data_root
@@ -81,10 +84,35 @@ def remember_suite(suite: Suite, store: Store) -> None:
 
 
 def to_run(trials: Sequence[Trial], store: Store, *, retry: Sequence[str] = ()) -> list[Trial]:
-    """Trials without a result, with one that says to go on, or with a status in `retry`."""
+    """Trials without a result, with one that says to go on, with a status in `retry`, or with a stale one."""
     again = {*UNFINISHED, *retry}
-    results = {trial.identity: store.trial(trial.identity).result() for trial in trials}
-    return [t for t in trials if (result := results[t.identity]) is None or result.status in again]
+    at_hand = DigestsAtHand()
+    left = []
+    for trial in trials:
+        result = store.trial(trial.identity).result()
+        if result is None or result.status in again or (result.status == "done" and at_hand.differ(trial, result)):
+            left.append(trial)
+    return left
+
+
+class DigestsAtHand:
+    """Digests of the data and weights that lie here now, each computed once, to tell results of other files."""
+
+    def __init__(self) -> None:
+        self.data = cache(self._data)
+        self.weights = cache(lambda name: hashlib.sha256(WEIGHTS[name].path().read_bytes()).hexdigest())
+
+    @staticmethod
+    def _data(name: str) -> str:
+        declared, root = registry.get("datasets", name), data_root()
+        return combined_digest(declared.load("train", root), declared.load("test", root))
+
+    def differ(self, trial: Trial, result: Result) -> bool:
+        """Whether a result is stale: made with other data or weights than those at hand."""
+        if result.digests.get("data") != self.data(trial.dataset.name):
+            return True
+        weights = trial.backbone.weights
+        return trial.baseline is None and weights != "random" and result.digests.get("weights") != self.weights(weights)
 
 
 def _check_in_child(trials: list[Trial], pipe: Connection) -> None:

@@ -29,7 +29,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from harness.baselines import BASELINES
 from harness.data.augment import augmentation
-from harness.data.dataset import PointClouds
+from harness.data.dataset import PointClouds, combined_digest
 from harness.data.sampling import test_points, train_points
 from harness.errors import UserError
 from harness.measure.environment import environment
@@ -153,7 +153,7 @@ def _load(trial: Trial, device: torch.device) -> tuple[Split, Split, Split | Non
     root = data_root()
     train, test = trial.dataset.load("train", root), trial.dataset.load("test", root)
     held = carve_validation(train.labels, trial.protocol.validation_fraction, seed=validation_seed(trial.dataset.name))
-    digest = hashlib.sha256(f"{train.digest} {test.digest}".encode()).hexdigest()
+    digest = combined_digest(train, test)
 
     def on_device(clouds: PointClouds, rows: npt.NDArray[np.bool_] | slice) -> Split:
         points, labels = torch.from_numpy(clouds.points[rows]), torch.from_numpy(clouds.labels[rows])

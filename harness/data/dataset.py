@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from pathlib import Path
@@ -51,6 +52,11 @@ class Dataset(ABC):
     @abstractmethod
     def load(self, split: Split, root: Path) -> PointClouds:
         """Read one split. Raises UserError for files that are missing or wrong."""
+
+
+def combined_digest(train: PointClouds, test: PointClouds) -> str:
+    """One SHA-256 for both splits, as results keep it."""
+    return hashlib.sha256(f"{train.digest} {test.digest}".encode()).hexdigest()
 
 
 def check_clouds(
