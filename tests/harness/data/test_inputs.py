@@ -15,7 +15,8 @@ def generator(seed: int = 0) -> torch.Generator:
 
 
 def test_scale_and_translate_stay_in_their_ranges() -> None:
-    clouds = torch.rand(500, 2, 3) + 1
+    first = torch.rand(500, 1, 3) + 1
+    clouds = torch.cat([first, first + 1], dim=1)
     moved = scale_translate(clouds, generator())
     scale = (moved[:, 0] - moved[:, 1]) / (clouds[:, 0] - clouds[:, 1])
     shift = moved[:, 0] - scale * clouds[:, 0]
