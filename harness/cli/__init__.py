@@ -1,0 +1,57 @@
+"""`harness …`: arguments in, text and exit codes out; no logic of its own.
+
+Exit codes: 0 all done, 1 some trials failed, 2 bad input, 130 interrupted. Heavy libraries are imported by the
+commands that need them.
+"""
+
+from __future__ import annotations
+
+import sys
+from typing import Annotated
+
+import typer
+
+from harness import __version__
+from harness.cli import data, run, show
+from harness.errors import UserError
+
+app = typer.Typer(
+    name="harness",
+    help="Fair comparison of parameter-efficient fine-tuning methods for pre-trained point-cloud models.",
+    no_args_is_help=True,
+    add_completion=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+for part in (run, show, data):
+    app.add_typer(part.app)
+
+
+def _version(asked: bool) -> None:
+    if asked:
+        typer.echo(f"pointpeft-harness {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _main(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version.")
+    ] = False,
+) -> None:
+    if sys.platform == "win32":
+        raise UserError("Windows is not supported: use Linux, macOS, or the Windows Subsystem for Linux")
+
+
+def main() -> None:
+    """Entry point of the console script."""
+    try:
+        app()
+    except UserError as error:
+        for line in str(error).splitlines():
+            typer.echo(line if line.startswith("- ") else f"error: {line}", err=True)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        sys.exit(130)
+    except BrokenPipeError:
+        sys.exit(0)

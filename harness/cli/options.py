@@ -1,0 +1,37 @@
+"""What the commands share: names of arguments, output helpers."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+
+SuiteName = Annotated[
+    str, typer.Argument(metavar="SUITE", help="Path of a suite file, or the name of a shipped suite.")
+]
+Set = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="KEY=VALUE", help="Change a setting, e.g. train.epochs=5."),
+]
+Only = Annotated[
+    list[str] | None,
+    typer.Option("--only", metavar="KEY=A,B", help="Select by method, dataset, backbone or seed."),
+]
+Output = Annotated[Path, typer.Option("--output", "-o", metavar="DIR", help="Folder of results and reports.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Machine-readable output on stdout.")]
+
+
+def print_json(value: Any) -> None:
+    """A value as indented JSON on stdout."""
+    typer.echo(json.dumps(value, indent=1))
+
+
+def make_console(*, stderr: bool = False) -> Console:
+    """A console that does not cut lines where nobody looks at a terminal."""
+    console = Console(stderr=stderr, soft_wrap=True)
+    if not console.is_terminal:
+        console.width = 160  # a pipe has no width: don't cut columns to 80
+    return console

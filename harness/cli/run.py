@@ -1,0 +1,272 @@
+"""run, validate, plan, report, sync, init: a suite from file to leaderboard."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from harness.cli.options import AsJson, Only, Output, Set, SuiteName, make_console, print_json
+from harness.errors import UserError
+
+if TYPE_CHECKING:
+    from harness.suite import Suite
+    from harness.trial import Trial
+
+app = typer.Typer()
+
+
+def _chosen(suite: Suite, only: list[str] | None) -> tuple[Trial, ...]:
+    return suite.only(only) if only else suite.trials
+
+
+@app.command()
+def run(
+    suite: SuiteName,
+    only: Only = None,
+    settings: Set = None,
+    output: Output = Path("results"),
+    max_concurrent: Annotated[int | None, typer.Option(min=1, help="Trials at a time; all slots by default.")] = None,
+    check: Annotated[
+        bool | None,
+        typer.Option("--check/--no-check", help="One dry step of every combination first; default above 20 trials."),
+    ] = None,
+    retry: Annotated[
+        str,
+        typer.Option(metavar="STATUS,…", help="Run trials again that ended so: failed, oom, diverged, timeout."),
+    ] = "",
+    track: Annotated[bool, typer.Option("--mlflow/--no-mlflow", help="Mirror the run into MLflow.")] = True,
+    as_json: AsJson = False,
+) -> None:
+    """Run a suite: trials without a result, then the reports."""
+    from harness.display import RunDisplay, duration
+    from harness.run import (
+        CHECK_ABOVE,
+        remember_suite,
+        run_suite,
+        summarise,
+        to_run,
+        what_is_missing,
+        write_reports,
+    )
+    from harness.run import check as dry_steps
+    from harness.store import Store
+    from harness.suite import load_suite
+
+    wanted = {word for word in retry.split(",") if word}
+    unknown = wanted - {"failed", "oom", "diverged", "timeout", "lost", "interrupted"}
+    if unknown:
+        raise UserError(
+            f"--retry {', '.join(sorted(unknown))}: no such status; use failed, oom, diverged, timeout, lost"
+        )
+    loaded = load_suite(suite, settings or ())
+    trials = _chosen(loaded, only)
+    missing = what_is_missing(trials)
+    if missing:
+        raise UserError("this suite needs what is not here yet:\n" + "\n".join(f"- {message}" for message in missing))
+    store = Store(output)
+    store.prepare()
+    left = to_run(trials, store, retry=sorted(wanted))
+    console = make_console(stderr=as_json)
+    console.print(
+        f"[bold]{loaded.name}[/bold]: {len(trials)} trials, {len(trials) - len(left)} done before, {len(left)} to run"
+    )
+    seconds: dict[str, float] = {}
+    if left and (check if check is not None else len(left) > CHECK_ABOVE):
+        with console.status("checking one step of every combination"):
+            seconds = dry_steps(left)
+        console.print("checked: one step of every combination works")
+    remember_suite(loaded, store)
+    if left:
+        with RunDisplay(left, store=store, console=console) as display:
+            summary = run_suite(
+                loaded,
+                left,
+                store=store,
+                display=display,
+                seconds_per_step=seconds,
+                max_concurrent=max_concurrent,
+                track=track,
+            )
+        took = duration(display.elapsed)
+        everything = summarise(loaded, trials, store, interrupted=summary.interrupted)
+        summary.done, summary.failed = everything.done, everything.failed
+    else:
+        summary = summarise(loaded, trials, store, interrupted=False)
+        summary.reports = write_reports(store, loaded.name)
+        took = "no time"
+    if as_json:
+        print_json(
+            {
+                "suite": loaded.name,
+                "digest": loaded.digest,
+                "trials": len(trials),
+                "done": summary.done,
+                "failed": summary.failed,
+                "interrupted": summary.interrupted,
+                "reports": [str(path) for path in summary.reports],
+                "mlflow": summary.tracking,
+            }
+        )
+    else:
+        _print_summary(console, store, loaded, summary, took)
+    raise typer.Exit(summary.exit_code)
+
+
+def _print_summary(console: Console, store: Any, suite: Suite, summary: Any, took: str) -> None:
+    from harness.display import leaderboard_table
+
+    for name, error in summary.failed.items():
+        console.print(f"[red]failed[/red]    {escape(name)}: {escape(error)}", highlight=False)
+    if summary.interrupted:
+        console.print("interrupted; the same command goes on where it stopped")
+    if summary.done:
+        console.print()
+        console.print(leaderboard_table(store.load(suite.name)))
+    console.print(f"\n{summary.done} done, {len(summary.failed)} failed, in {took}")
+    for path in summary.reports:
+        if path.suffix == ".html":
+            console.print(f"report: {path}", highlight=False)
+    if summary.tracking:
+        console.print(f"MLflow: {escape(summary.tracking)}", highlight=False)
+
+
+@app.command()
+def validate(
+    suites: Annotated[list[str], typer.Argument(metavar="SUITE…", help="Suite files or names of shipped suites.")],
+    settings: Set = None,
+    as_json: AsJson = False,
+) -> None:
+    """Check suites: all problems at once, with file, line and field. Reads no data and no weights."""
+    from harness.errors import SuiteError
+    from harness.suite import load_suite
+
+    problems, valid = [], []
+    for name in suites:
+        try:
+            loaded = load_suite(name, settings or ())
+        except SuiteError as error:
+            problems += [vars(problem) for problem in error.problems]
+            if not as_json:
+                typer.echo(str(error), err=True)
+        else:
+            valid.append({"suite": loaded.name, "trials": len(loaded.trials), "digest": loaded.digest})
+            if not as_json:
+                typer.echo(f"{name}: valid, {len(loaded.trials)} trials")
+    if as_json:
+        print_json({"valid": valid, "problems": problems})
+    raise typer.Exit(2 if problems else 0)
+
+
+@app.command()
+def plan(
+    suite: SuiteName,
+    only: Only = None,
+    settings: Set = None,
+    output: Output = Path("results"),
+    as_json: AsJson = False,
+) -> None:
+    """Show the trials of a suite, which are done already, and what is missing to run them."""
+    from harness.run import what_is_missing
+    from harness.store import Store
+    from harness.suite import load_suite
+
+    loaded = load_suite(suite, settings or ())
+    trials, store = _chosen(loaded, only), Store(output)
+    results = {trial.identity: store.trial(trial.identity).result() for trial in trials}
+    rows = [
+        {
+            "id": trial.identity,
+            "method": trial.method_label,
+            "backbone": trial.backbone_label,
+            "dataset": trial.dataset.name,
+            "seed": trial.seed,
+            "reference": trial.reference,
+            "status": result.status if (result := results[trial.identity]) else "to run",
+        }
+        for trial in trials
+    ]
+    missing = what_is_missing(trials)
+    if as_json:
+        print_json({"suite": loaded.name, "digest": loaded.digest, "trials": rows, "missing": missing})
+        return
+    table = Table(title=f"{loaded.name}: {len(trials)} trials", title_justify="left")
+    for column in (
+        "method",
+        "backbone",
+        "dataset",
+        "seeds",
+        "done",
+        "epochs",
+        "batch",
+        "learning rate",
+        "points",
+    ):
+        table.add_column(column)
+    groups: dict[tuple[str, str, str], list[Trial]] = {}
+    for trial in trials:
+        groups.setdefault((trial.method_label, trial.backbone_label, trial.dataset.name), []).append(trial)
+    for labels, members in groups.items():
+        done = sum(1 for t in members if (r := results[t.identity]) is not None and r.status == "done")
+        first = members[0]
+        training = [str(first.train.epochs), str(first.train.batch_size), f"{first.train.learning_rate:g}"]
+        if first.baseline is not None:
+            training = ["–"] * 3
+        table.add_row(*labels, str(len(members)), f"{done}/{len(members)}", *training, str(first.data.points))
+    console = make_console()
+    console.print(table)
+    for message in missing:
+        console.print(f"missing: {escape(message)}", highlight=False)
+
+
+@app.command()
+def report(
+    suite: Annotated[str, typer.Argument(help="Name of a suite that ran into the output folder.")],
+    output: Output = Path("results"),
+) -> None:
+    """Write the reports of a suite again, from the results on disk."""
+    from harness.run import write_reports
+    from harness.store import Store
+
+    for path in write_reports(Store(output), suite):
+        typer.echo(path)
+
+
+@app.command()
+def sync(
+    suite: Annotated[str, typer.Argument(help="Name of a suite that ran into the output folder.")],
+    output: Output = Path("results"),
+) -> None:
+    """Replay a suite's results into MLflow (MLFLOW_TRACKING_URI, or the database in the output folder)."""
+    from harness.store import Store
+    from harness.tracking import sync as replay
+
+    typer.echo(str(replay(store=Store(output), suite=suite)))
+
+
+@app.command()
+def init(
+    path: Annotated[Path, typer.Argument(help="File to write.")] = Path("suite.yaml"),
+    force: Annotated[bool, typer.Option("--force", help="Overwrite a file that is there.")] = False,
+) -> None:
+    """Write a commented suite to start from."""
+    from harness.store import write_atomically
+    from harness.suite import shipped_suites
+
+    if path.exists() and not force:
+        raise UserError(f"{path}: is there already; --force overwrites it")
+    text = shipped_suites()["quickstart"].read_text().replace("name: quickstart", f"name: {_suite_name(path)}")
+    try:
+        write_atomically(path, text)
+    except OSError as error:
+        raise UserError(f"{path}: cannot be written ({error.strerror})") from None
+    typer.echo(f"wrote {path}; `harness validate {path}`, then `harness run {path}`")
+
+
+def _suite_name(path: Path) -> str:
+    kept = "".join(c if (c.isalnum() and c.isascii()) or c in "._-" else "_" for c in path.stem)[:64]
+    return kept if kept not in ("", "quickstart") else "my_suite"
