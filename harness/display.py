@@ -16,7 +16,8 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from harness.store import Entry, Result, Store, SuiteResults
+from harness.result import Result
+from harness.store import Entry, Store, SuiteResults
 from harness.trial import Trial
 
 
@@ -30,10 +31,8 @@ def duration(seconds: float) -> str:
     return f"{seconds // 3600} h {seconds % 3600 // 60:02d} min"
 
 
-def outcome(result: Result | None) -> str:
+def outcome(result: Result) -> str:
     """One trial's end in a few words."""
-    if result is None:
-        return "left no result"
     if result.status == "done" and result.metrics.accuracy is not None:
         return f"accuracy {100 * result.metrics.accuracy:.1f} %"
     return f"{result.status}: {(result.error or '').splitlines()[0] if result.error else ''}"
@@ -111,18 +110,24 @@ class RunDisplay:
         if self.live is None:
             self.console.print(f"started   {trial.name}", highlight=False, markup=False)
 
-    def finished(self, trial: Trial, result: Result | None) -> None:
-        """The trial left its slot."""
+    def finished(self, trial: Trial, result: Result) -> None:
+        """The trial has its result."""
         with self.lock:
             self.running.pop(trial.identity, None)
-            self.statuses[result.status if result else "lost"] += 1
-            if result is not None and result.metrics.accuracy is not None:
+            self.statuses[result.status] += 1
+            if result.metrics.accuracy is not None:
                 cell = (trial.method_label, trial.dataset.name)
                 self.accuracies.setdefault(cell, []).append(result.metrics.accuracy)
         done = sum(self.statuses.values())
-        if self.live is None or result is None or result.status != "done":
+        if self.live is None or result.status != "done":
             line = f"finished  {trial.name}: {outcome(result)} [{done}/{len(self.trials)}, {self._left()}]"
             self.console.print(line, highlight=False, markup=False)
+
+    def postponed(self, trial: Trial, why: str) -> None:
+        """The trial left its slot without a result."""
+        with self.lock:
+            self.running.pop(trial.identity, None)
+        self.console.print(f"later     {trial.name}: {why}", highlight=False, markup=False)
 
     def _left(self) -> str:
         done = sum(self.statuses.values())
@@ -167,8 +172,8 @@ class RunDisplay:
     def _slots(self, running: Sequence[Trial]) -> Table:
         table = Table(box=None, padding=(0, 2), show_header=False)
         for trial in running:
-            mark = self.store.trial(trial.identity).running() or {}
-            done, epochs = int(mark.get("done", 0)), int(mark.get("epochs", trial.train.epochs))
+            lease = self.store.trial(trial.identity).lease()
+            done, epochs = (lease.done, lease.epochs or trial.train.epochs) if lease else (0, trial.train.epochs)
             table.add_row(
                 "running",
                 Text(trial.name),

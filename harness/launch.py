@@ -16,20 +16,24 @@ import socket
 import sys
 import time
 from collections.abc import Iterator
-from datetime import UTC, datetime
 from multiprocessing.context import ForkServerContext
 from pathlib import Path
 from typing import Any
 
-from harness.store import Result, Status, TrialFolder
+from harness.result import Result, Status
 from harness.trial import Trial
+from harness.trial_folder import CannotWrite, LeaseLost, TrialWriter, failure, moment
 
 PRELOAD = [
     "harness.train",
     "harness.check",
-    "torch._dynamo",
-]  # the first optimiser of a process imports dynamo: 2 s
+    "torch._dynamo",  # the first optimiser of a process would import it: 2 s
+]
 PR_SET_PDEATHSIG = 1
+CANNOT_WRITE = 74
+"""Exit code of a child that could not write its results (EX_IOERR)."""
+SIGN_OF_LIFE = 10.0
+"""Seconds between two signs of life of a trial, for other hosts."""
 
 
 def _context() -> ForkServerContext:
@@ -57,6 +61,8 @@ def _die_with_parent() -> None:
     """Ask Linux to kill this process when the fork server goes; elsewhere nothing."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+        if os.getppid() == 1:  # it went before we asked
+            os._exit(1)
 
 
 def enter_child(environment: dict[str, str], threads: int, log: Path) -> None:
@@ -73,25 +79,16 @@ def enter_child(environment: dict[str, str], threads: int, log: Path) -> None:
     torch.set_num_threads(threads)
 
 
-def _child(
-    trial: Trial,
-    folder: Path,
-    attempt: int,
-    earlier: list[dict[str, Any]],
-    git: str | None,
-    environment: dict[str, str],
-) -> None:
-    enter_child(environment, trial.resources.cpus_per_process, folder / "log.txt")
+def _child(trial: Trial, writer: TrialWriter, git: str | None, environment: dict[str, str]) -> None:
+    enter_child(environment, trial.resources.cpus_per_process, writer.path / "log.txt")
     from harness.train import run_trial
 
-    place = TrialFolder(folder)
-    mark = {"host": socket.gethostname(), "pid": os.getpid(), "started": time.time(), "attempt": attempt}
-
-    def progress(done: int, epochs: int) -> None:
-        place.mark_running(mark | {"done": done, "epochs": epochs})
-
-    progress(0, trial.train.epochs)
-    run_trial(trial, place, attempt=attempt, earlier=earlier, git=git, progress=progress)
+    try:
+        writer.adopt()
+        run_trial(trial, writer, git=git)
+    except (LeaseLost, CannotWrite) as problem:
+        print(problem, flush=True)  # noqa: T201
+        os._exit(CANNOT_WRITE if isinstance(problem, CannotWrite) else 1)
 
 
 def trial_environment(*, threads: int, gpus: str, data: Path) -> dict[str, str]:
@@ -105,54 +102,50 @@ def trial_environment(*, threads: int, gpus: str, data: Path) -> dict[str, str]:
     return kept
 
 
-def launch(
-    trial: Trial, folder: TrialFolder, *, data: Path, attempt: int = 1, gpus: str = "", git: str | None = None
-) -> Result:
-    """Run a trial in a fresh process and return its result; never raises for what happens inside.
+def launch(trial: Trial, writer: TrialWriter, *, data: Path, gpus: str = "", git: str | None = None) -> Result:
+    """Run a claimed trial in a fresh process and return its result; never raises for what happens inside.
 
-    `data` is the absolute data root (HARNESS_DATA of the child).
-
-    A child that dies without a result is `lost`, one that outlives `resources.timeout` is killed: `timeout`.
+    `data` is the absolute data root (HARNESS_DATA of the child). A child that dies without a result is `lost`, one
+    that outlives `resources.timeout` is killed: `timeout`. Raises LeaseLost when another process has taken the trial
+    over, CannotWrite when the results folder takes no more.
     """
-    previous = folder.result()
-    earlier = previous.attempts if previous is not None else []
-    folder.begin(trial.spec())
+    _head_of_log(writer)
     environment = trial_environment(threads=trial.resources.cpus_per_process, gpus=gpus, data=data)
-    arguments = (trial, folder.path, attempt, earlier, git, environment)
-    process = _context().Process(target=_child, args=arguments, daemon=True)
-    started = datetime.now(UTC).isoformat(timespec="seconds")
+    process = _context().Process(target=_child, args=(trial, writer, git, environment), daemon=True)
     with _without_main():
         process.start()
-    process.join(trial.resources.timeout)
-    status: Status = "lost"
+    deadline = time.monotonic() + trial.resources.timeout
+    while process.is_alive() and time.monotonic() < deadline:
+        process.join(min(SIGN_OF_LIFE, max(0.0, deadline - time.monotonic())))
+        writer.sign_of_life()
     if process.is_alive():
         process.kill()
         process.join()
-        status, error = "timeout", f"took longer than resources.timeout = {trial.resources.timeout:g} s"
-    else:
-        finished = folder.result()
-        if finished is not None:
-            return finished
-        error = f"the process ended with exit code {process.exitcode} and left no result; see log.txt"
-        if process.exitcode == -signal.SIGKILL:
-            error += " (killed: by the system for want of memory, or by hand)"
-    return record_failure(trial, folder, status=status, error=error, started=started, attempt=attempt, earlier=earlier)
+        error = f"took longer than resources.timeout = {trial.resources.timeout:g} s"
+        return _record(trial, writer, status="timeout", error=error)
+    if process.exitcode == CANNOT_WRITE:
+        raise CannotWrite(f"{writer.path}: results cannot be written; see log.txt")
+    finished = writer.folder.result()
+    if finished is not None:
+        return finished
+    error = f"the process ended with exit code {process.exitcode} and left no result; see log.txt"
+    if process.exitcode == -signal.SIGKILL:
+        error += " (killed: by the system for want of memory, or by hand)"
+    return _record(trial, writer, status="lost", error=error)
 
 
-def record_failure(
-    trial: Trial,
-    folder: TrialFolder,
-    *,
-    status: Status,
-    error: str,
-    started: str,
-    attempt: int,
-    earlier: list[dict[str, Any]],
-) -> Result:
-    """Write the result of a trial that could not write its own."""
-    ended = datetime.now(UTC).isoformat(timespec="seconds")
-    record = {"attempt": attempt, "started": started, "ended": ended, "status": status, "error": error}
-    result = Result(id=trial.identity, spec=trial.spec(), status=status, error=error, attempts=[*earlier, record])
-    result.reasons = {"metrics": f"the trial ended as {status}"}
-    folder.write_result(result)
+def _record(trial: Trial, writer: TrialWriter, *, status: Status, error: str) -> Result:
+    result = failure(trial.identity, trial.spec(), status=status, error=error)
+    writer.finish(result)
     return result
+
+
+def _head_of_log(writer: TrialWriter) -> None:
+    """A line that tells the attempts in log.txt apart."""
+    lease = writer.folder.lease()
+    attempt = lease.attempt if lease is not None else 1
+    try:
+        with (writer.path / "log.txt").open("a") as file:
+            file.write(f"--- attempt {attempt}, {moment(time.time())}, on {socket.gethostname()}\n")
+    except OSError as error:
+        raise CannotWrite(f"{writer.path}: results cannot be written ({error.strerror or error})") from error

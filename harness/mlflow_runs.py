@@ -20,7 +20,9 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from harness.store import Entry, Result, TrialFolder
+from harness.result import Result
+from harness.store import Entry
+from harness.trial_folder import TrialFolder
 
 QUIET = {
     "MLFLOW_DISABLE_TELEMETRY": "true",
@@ -41,8 +43,8 @@ TRIAL = "harness.trial"
 SYNCED = "harness.synced"
 
 SECTIONS = ("metrics", "parameters", "memory", "time", "compute", "storage")
-ENDED = {"done": "FINISHED", "interrupted": "KILLED"}
-"""MLflow's word for a result's status; FAILED for all others."""
+ENDED = {"running": "RUNNING", "done": "FINISHED", "interrupted": "KILLED"}
+"""MLflow's word for a trial's status; FAILED for all others."""
 MAX_METRICS, MAX_PAIRS, MAX_PARAM, MAX_TAG, MAX_KEY = 800, 100, 6000, 5000, 250
 """Per call, and characters: within the limits of mlflow/utils/validation.py of all 3.x servers."""
 
@@ -84,11 +86,13 @@ class TrialState:
     ended: int
     written: int
     """Milliseconds; the time of result.json keeps the numbers of two attempts in their order."""
+    alive: bool = False
+    """Whether a process works on it."""
 
     @property
     def status(self) -> str:
-        """The result's status, or `running`."""
-        return "running" if self.result is None else self.result.status
+        """The result's status, `running`, or `lost` when the process that worked on it is gone."""
+        return self.result.status if self.result is not None else "running" if self.alive else "lost"
 
 
 def read_trial(folder: TrialFolder, entry: Entry, *, suite_digest: str) -> TrialState | None:
@@ -99,8 +103,8 @@ def read_trial(folder: TrialFolder, entry: Entry, *, suite_digest: str) -> Trial
     except OSError:
         raw, written = b"", 0
     result = folder.result() if raw else None
-    mark = folder.running() or {}
-    if result is None and not mark:
+    lease = folder.lease()
+    if result is None and lease is None:
         return None
     tags = {
         TRIAL: entry.id,
@@ -114,9 +118,11 @@ def read_trial(folder: TrialFolder, entry: Entry, *, suite_digest: str) -> Trial
         tags["reference"] = "true"
     name = f"{entry.method} {entry.backbone} {entry.dataset} seed {entry.seed}"
     if result is None:
-        tags |= {"status": "running", "attempt": str(mark.get("attempt", 1))}
-        started = int(float(mark.get("started", 0)) * 1000)
-        return TrialState(tags, name, _spec(folder), None, None, started, started, started)
+        assert lease is not None
+        alive = folder.running() is not None
+        tags |= {"status": "running" if alive else "lost", "attempt": str(lease.attempt)}
+        started = int(lease.started * 1000)
+        return TrialState(tags, name, _spec(folder), None, None, started, started, started, alive)
     attempts = result.attempts or [{}]
     tags |= {"status": result.status, "attempt": str(attempts[-1].get("attempt", len(attempts)))}
     tags["error"] = ((result.error or "").strip().splitlines() or [""])[0][:MAX_TAG]
@@ -181,13 +187,13 @@ def write_trial(client: Any, run: Run, state: TrialState, folder: TrialFolder, *
     result = state.result
     tags = {key: value for key, value in state.tags.items() if value or key in run.tags}
     tags[PARENT] = parent
-    ended = "RUNNING" if result is None else ENDED.get(result.status, "FAILED")
+    ended = ENDED.get(state.status, "FAILED")
     if result is not None and run.tags.get(SYNCED) == state.digest and run.status == ended:
         return _log(client, run, tags=tags)
     changed = False
-    if result is None and run.status != "RUNNING":
-        client.update_run(run.id, status="RUNNING")
-        run.status, changed = "RUNNING", True
+    if result is None and run.status != ended:
+        client.update_run(run.id, status=ended)
+        run.status, changed = ended, True
     points = _epochs(folder.metrics(), timestamp=state.started)
     if result is not None:
         points += _final(result, run, timestamp=state.written)

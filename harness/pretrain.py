@@ -27,6 +27,7 @@ from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
 from harness import registry
+from harness.atomic import read_json, write_atomically
 from harness.data.augment import rotate, scale_translate
 from harness.errors import UserError
 from harness.geometry import gather_points, group
@@ -34,7 +35,6 @@ from harness.models.backbone import Backbone
 from harness.models.encoder import Encoder
 from harness.models.tokenizer import PositionEmbedding
 from harness.models.transformer import Block, Tokens
-from harness.store import read_json, write_atomically
 
 
 @dataclass(frozen=True)

@@ -16,14 +16,14 @@ from harness.data.dataset import combined_digest
 from harness.errors import UserError
 from harness.launch import PRELOAD, enter_child, trial_environment
 from harness.models.weights import WEIGHTS, data_root
-from harness.store import Result, Store
+from harness.result import UNFINISHED, Result
+from harness.schedule import Job, planned_order, run_jobs
+from harness.store import Store
 from harness.suite import Suite
 from harness.trial import Trial
 
 CHECK_ABOVE = 20
 """Suites of more trials than this get a dry step of every combination first."""
-UNFINISHED = ("interrupted", "lost")
-"""Results with these statuses are run again without being asked."""
 
 
 @dataclass
@@ -38,11 +38,13 @@ class Summary:
     reports: list[Path] = field(default_factory=list)
     tracking: str | None = None
     """Why MLflow does not hold this run, when it does not."""
+    problem: str | None = None
+    """Why the run stopped early: the results folder took no more."""
 
     @property
     def exit_code(self) -> int:
-        """0 all done, 1 some trials failed, 130 interrupted."""
-        return 130 if self.interrupted else 1 if self.failed else 0
+        """0 all done, 1 some trials failed or results could not be written, 130 interrupted."""
+        return 130 if self.interrupted else 1 if self.failed or self.problem else 0
 
 
 class Display(Protocol):
@@ -51,8 +53,11 @@ class Display(Protocol):
     def started(self, trial: Trial) -> None:
         """A slot took the trial."""
 
-    def finished(self, trial: Trial, result: Result | None) -> None:
-        """The trial left its slot."""
+    def finished(self, trial: Trial, result: Result) -> None:
+        """The trial has its result."""
+
+    def postponed(self, trial: Trial, why: str) -> None:
+        """The trial gets another turn."""
 
 
 def what_is_missing(trials: Sequence[Trial]) -> list[str]:
@@ -83,15 +88,17 @@ def remember_suite(suite: Suite, store: Store) -> None:
     )
 
 
-def to_run(trials: Sequence[Trial], store: Store, *, retry: Sequence[str] = ()) -> list[Trial]:
+def to_run(trials: Sequence[Trial], store: Store, *, retry: Sequence[str] = ()) -> list[Job]:
     """Trials without a result, with one that says to go on, with a status in `retry`, or with a stale one."""
-    again = {*UNFINISHED, *retry}
     at_hand = DigestsAtHand()
     left = []
     for trial in trials:
-        result = store.trial(trial.identity).result()
-        if result is None or result.status in again or (result.status == "done" and at_hand.differ(trial, result)):
-            left.append(trial)
+        folder = store.trial(trial.identity)
+        stamp, result = folder.stamp(), folder.result()
+        if result is None or result.status in UNFINISHED:
+            left.append(Job(trial, attempts=folder.attempts()))
+        elif result.status in retry or (result.status == "done" and at_hand.differ(trial, result)):
+            left.append(Job(trial, replaces=stamp, attempts=folder.attempts()))
     return left
 
 
@@ -180,7 +187,7 @@ def summarise(suite: Suite, trials: Sequence[Trial], store: Store, *, interrupte
 
 def run_suite(
     suite: Suite,
-    trials: Sequence[Trial],
+    jobs: Sequence[Job],
     *,
     store: Store,
     display: Display,
@@ -190,22 +197,26 @@ def run_suite(
 ) -> Summary:
     """Run trials, mirror them into MLflow, write the reports. Data, weights and output are checked before."""
     from harness.measure.environment import git_revision
-    from harness.schedule import planned_order, run_trials
     from harness.tracking import start_mirror
 
     mirror = start_mirror(store, suite.name) if track else None
+    reports: list[Path] = []
     try:
-        outcome = run_trials(
-            planned_order(trials, seconds_per_step),
+        outcome = run_jobs(
+            planned_order(jobs, seconds_per_step),
             store=store,
             observer=display,
             max_concurrent=max_concurrent,
             git=git_revision(),
         )
-        reports = write_reports(store, suite.name)
+        try:
+            reports = write_reports(store, suite.name)
+        except OSError as error:
+            outcome.problem = outcome.problem or f"{store.output}: reports cannot be written ({error.strerror})"
     finally:
         synced = mirror.finish() if mirror is not None else None
-    summary = summarise(suite, trials, store, interrupted=outcome.interrupted)
+    summary = summarise(suite, [job.trial for job in jobs], store, interrupted=outcome.interrupted)
+    summary.problem = outcome.problem
     summary.reports = reports
     summary.tracking = synced if isinstance(synced, str) else None
     return summary

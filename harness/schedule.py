@@ -7,23 +7,30 @@ itself writes goes to a temporary folder. Results are read from the store.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import tempfile
 import time
+from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-from harness.launch import launch, record_failure
+from harness.launch import launch
 from harness.models.weights import data_root
-from harness.store import Result, Store, TrialFolder
+from harness.result import Result
+from harness.stopping import stop_on_signals
+from harness.store import Store
 from harness.trial import Trial
+from harness.trial_folder import CannotWrite, Finished, LeaseLost, Taken, TrialFolder
 
 MAX_LOST = 2
 """How often a trial whose process or actor vanished is tried again."""
+
+POLL_SECONDS = 0.5
+"""How often a run looks after trials that another one works on."""
 
 QUIET = {
     "RAY_USAGE_STATS_ENABLED": "0",
@@ -41,16 +48,46 @@ class Observer(Protocol):
     def started(self, trial: Trial) -> None:
         """A slot took the trial."""
 
-    def finished(self, trial: Trial, result: Result | None) -> None:
-        """The trial left its slot; None when it left no result."""
+    def finished(self, trial: Trial, result: Result) -> None:
+        """The trial has its result."""
+
+    def postponed(self, trial: Trial, why: str) -> None:
+        """The trial left its slot without a result; it gets another turn."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """A trial that is to run, and what lay in its folder when that was decided."""
+
+    trial: Trial
+    replaces: str | None = None
+    """Stamp of a final result that is to be replaced (`--retry`, stale data)."""
+    attempts: int = 0
+    """Attempts before this run."""
+
+    def settled(self, folder: TrialFolder) -> Result | None:
+        """The result that this run has nothing to add to: not the one to be replaced, none that says to go on."""
+        result = folder.result()
+        if result is None or result.status == "interrupted" or folder.stamp() == self.replaces:
+            return None
+        retried = len(result.attempts) - self.attempts > MAX_LOST
+        return result if result.status != "lost" or retried else None
 
 
 @dataclass
 class Outcome:
     """What a run came to."""
 
-    results: dict[str, Result] = field(default_factory=dict)
     interrupted: bool = False
+    problem: str | None = None
+    """Why it had to stop, when the results folder took no more."""
+
+
+class Halt:
+    """Says to hand out no more trials, and why. Lives in the driver; what Tune pickles of it is forgotten."""
+
+    def __init__(self) -> None:
+        self.problem: str | None = None
 
 
 def gpus_here() -> int:
@@ -69,67 +106,98 @@ def bundle(trial: Trial, *, gpus: int) -> dict[str, float]:
     return found | ({"GPU": float(per_process * processes)} if per_process else {})
 
 
-def planned_order(trials: Sequence[Trial], seconds_per_step: dict[str, float]) -> list[Trial]:
+def planned_order(jobs: Sequence[Job], seconds_per_step: dict[str, float]) -> list[Job]:
     """Longest first, by the dry steps' times where there are any, else by clouds to be seen."""
 
-    def cost(trial: Trial) -> float:
+    def cost(job: Job) -> float:
+        trial = job.trial
         if trial.baseline is not None:
             return 0.0
         return trial.train.epochs * trial.dataset.train_items * seconds_per_step.get(trial.identity, 1.0)
 
-    return sorted(trials, key=cost, reverse=True)
+    return sorted(jobs, key=cost, reverse=True)
 
 
-def run_trials(
-    trials: Sequence[Trial],
+def run_jobs(
+    jobs: Sequence[Job],
     *,
     store: Store,
     observer: Observer,
     max_concurrent: int | None = None,
     git: str | None = None,
 ) -> Outcome:
-    """Run trials, in the order given, on all of this machine; returns when all have a result or on Ctrl-C."""
+    """Run trials, in the order given, on all of this machine; returns when all have a result, or on Ctrl-C.
+
+    Trials that another run works on are left to it and waited for.
+    """
     outcome = Outcome()
-    if not trials:
+    if not jobs:
         return outcome
     os.environ.update(QUIET | {key: os.environ[key] for key in QUIET if key in os.environ})
     gpus = gpus_here()
-    slots = max_concurrent or max(1, (os.cpu_count() or 1) // min(t.resources.cpus_per_process for t in trials))
+    threads = [job.trial.resources.cpus_per_process for job in jobs]
+    slots = max_concurrent or max(1, (os.cpu_count() or 1) // min(threads))
     os.environ.setdefault("TUNE_MAX_PENDING_TRIALS_PG", str(slots + 1))
     import ray
 
-    try:
-        ray.init(
-            num_cpus=max(os.cpu_count() or 1, max(t.resources.cpus_per_process for t in trials)),
-            include_dashboard=False,
-            log_to_driver=False,
-            logging_level=logging.ERROR,
-            configure_logging=True,
-            object_store_memory=100_000_000,
-        )
-        left = list(trials)
-        for _ in range(MAX_LOST + 1):
-            _round(left, store=store, observer=observer, slots=slots, gpus=gpus, git=git)
-            left = [trial for trial in left if store.trial(trial.identity).result() is None]
-            if not left:
-                break
-        for trial in left:
-            _record_lost(trial, store.trial(trial.identity), "the worker that ran it vanished, three times")
-    except KeyboardInterrupt:
-        outcome.interrupted = True
-    finally:
-        ray.shutdown()
-    if outcome.interrupted:
-        _record_interrupted(trials, store)
-    for trial in trials:
-        result = store.trial(trial.identity).result()
-        if result is not None:
-            outcome.results[trial.identity] = result
+    with stop_on_signals():
+        try:
+            ray.init(
+                address="local",
+                num_cpus=max(os.cpu_count() or 1, *threads),
+                include_dashboard=False,
+                log_to_driver=False,
+                logging_level=logging.ERROR,
+                configure_logging=True,
+                object_store_memory=100_000_000,
+            )
+            _rounds(jobs, outcome, store=store, observer=observer, slots=slots, gpus=gpus, git=git)
+        except KeyboardInterrupt:
+            outcome.interrupted = True
+        except CannotWrite as problem:
+            outcome.problem = str(problem)
+        finally:
+            ray.shutdown()
+        if outcome.interrupted or outcome.problem:
+            with contextlib.suppress(CannotWrite):
+                _close_interrupted(jobs, store, why=outcome.problem or "interrupted")
     return outcome
 
 
+def _rounds(jobs: Sequence[Job], outcome: Outcome, *, store: Store, observer: Observer, **slots: Any) -> None:
+    """Rounds of Tune until every trial has a result: what vanished gets another turn, others' trials are waited for."""
+    vanished: Counter[str] = Counter()
+    left = list(jobs)
+    while left:
+        free = [job for job in left if store.trial(job.trial.identity).running() is None]
+        if free:
+            halt = Halt()
+            _round(free, halt, store=store, observer=observer, **slots)
+            if halt.problem:
+                raise CannotWrite(halt.problem)
+        else:
+            time.sleep(POLL_SECONDS)
+        waiting = []
+        for job in left:
+            folder = store.trial(job.trial.identity)
+            result = job.settled(folder)
+            if result is None and job in free and folder.running() is None:
+                vanished[job.trial.identity] += 1
+                begun = folder.attempts() - job.attempts
+                if max(vanished[job.trial.identity], begun) > MAX_LOST:
+                    error = "the worker that ran it vanished, every time"
+                    result = folder.close(job.trial.spec(), status="lost", error=error)
+                    if result is not None:
+                        observer.finished(job.trial, result)
+            elif result is not None and job not in free:
+                observer.finished(job.trial, result)
+            if result is None:
+                waiting.append(job)
+        left = waiting
+
+
 def _round(
-    trials: Sequence[Trial], *, store: Store, observer: Observer, slots: int, gpus: int, git: str | None
+    jobs: Sequence[Job], halt: Halt, *, store: Store, observer: Observer, slots: int, gpus: int, git: str | None
 ) -> None:
     """One pass of Tune over trials. A trial whose actor dies leaves no result."""
     from ray import tune
@@ -139,15 +207,15 @@ def _round(
     for name in ("ray.tune", "ray.train", "ray.air", "ray"):
         logging.getLogger(name).setLevel(logging.ERROR)
 
-    plan = list(trials)
-    bundles = [bundle(trial, gpus=gpus) for trial in plan]
-    work = tune.with_parameters(_work, trials=plan, output=store.output.resolve(), data=data_root().resolve(), git=git)
+    plan = list(jobs)
+    bundles = [bundle(job.trial, gpus=gpus) for job in plan]
+    work = tune.with_parameters(_work, jobs=plan, output=store.output.resolve(), data=data_root().resolve(), git=git)
     work = tune.with_resources(work, lambda config: tune.PlacementGroupFactory([bundles[config["index"]]]))
     with tempfile.TemporaryDirectory(prefix="harness-tune-") as scratch:
         tuner = tune.Tuner(
             work,
             tune_config=tune.TuneConfig(
-                search_alg=PlannedOrder(len(plan)),
+                search_alg=PlannedOrder(len(plan), halt=halt),
                 num_samples=len(plan),
                 max_concurrent_trials=slots,
                 reuse_actors=True,
@@ -156,66 +224,50 @@ def _round(
                 name="trials",
                 storage_path=scratch,
                 verbose=0,
-                callbacks=[Watch(plan, observer=observer, store=store)],
+                callbacks=[Watch(plan, halt=halt, observer=observer, store=store)],
                 failure_config=tune.FailureConfig(max_failures=0),
             ),
         )
         tuner.fit()
 
 
-def _work(config: dict[str, Any], *, trials: Sequence[Trial], output: Path, data: Path, git: str | None) -> None:
+def _work(config: dict[str, Any], *, jobs: Sequence[Job], output: Path, data: Path, git: str | None) -> None:
     """In the actor: one trial in a fresh process; again when that process is lost.
 
     Paths are absolute: Tune gives actors a working folder of their own.
     """
     from ray import tune
 
-    trial = trials[config["index"]]
-    folder = Store(output).trial(trial.identity)
+    job = jobs[config["index"]]
+    folder = Store(output).trial(job.trial.identity)
     gpus = (
         os.environ.get("CUDA_VISIBLE_DEVICES", "")
         if tune.get_context().get_trial_resources().bundles[0].get("GPU")
         else ""
     )
-    for attempt in range(1, MAX_LOST + 2):
-        result = launch(trial, folder, attempt=attempt, data=data, gpus=gpus, git=git)
-        if result.status != "lost":
-            break
-    tune.report({"done": 1})
+    problem = ""
+    try:
+        while True:
+            writer = folder.claim(job.trial.spec(), replaces=job.replaces)
+            launch(job.trial, writer, data=data, gpus=gpus, git=git)
+            if job.settled(folder) is not None:
+                break
+    except CannotWrite as error:
+        problem = str(error)
+    except (Taken, Finished, LeaseLost):
+        pass  # another run has it; the driver sees from the folder what became of it
+    tune.report({"done": 1, "problem": problem})
 
 
-def _record_lost(trial: Trial, folder: TrialFolder, error: str) -> None:
-    folder.path.mkdir(parents=True, exist_ok=True)
-    now = datetime.now(UTC).isoformat(timespec="seconds")
-    record_failure(trial, folder, status="lost", error=error, started=now, attempt=MAX_LOST + 1, earlier=[])
-
-
-def _record_interrupted(trials: Sequence[Trial], store: Store) -> None:
-    """Trials that ran when Ctrl-C came: their children die with their actors; wait for that, then say so."""
-    for trial in trials:
-        folder = store.trial(trial.identity)
-        mark = folder.running()
-        if mark is None or folder.result() is not None:
+def _close_interrupted(jobs: Sequence[Job], store: Store, *, why: str) -> None:
+    """Trials that ran when the run had to stop: their processes die with their actors; wait for that, then say so."""
+    for job in jobs:
+        folder = store.trial(job.trial.identity)
+        lease = folder.lease()
+        if lease is None:
             continue
         for _ in range(50):
-            if not _alive(int(mark.get("pid", -1))):
+            if folder.running() is None:
+                folder.close(job.trial.spec(), status="interrupted", error=f"{why}; the next run goes on with it")
                 break
             time.sleep(0.1)
-        started = datetime.fromtimestamp(float(mark.get("started", 0)), UTC).isoformat(timespec="seconds")
-        record_failure(
-            trial,
-            folder,
-            status="interrupted",
-            error="interrupted by Ctrl-C; the next run starts it again",
-            started=started,
-            attempt=int(mark.get("attempt", 1)),
-            earlier=[],
-        )
-
-
-def _alive(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except (OSError, OverflowError):
-        return False
-    return pid > 0

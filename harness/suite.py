@@ -19,7 +19,7 @@ from harness.baselines import BASELINES
 from harness.errors import Problem, SuiteError, UserError, did_you_mean
 from harness.models.weights import WEIGHTS
 from harness.settings import Data, Protocol, Resources, Train
-from harness.trial import Trial
+from harness.trial import Keep, Trial
 from harness.yaml_source import Source, YamlPath, read_yaml
 
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]{1,64}$")]
@@ -69,6 +69,7 @@ class SuiteFile(BaseModel):
     protocol: dict[str, Any] = {}
     resources: dict[str, Any] = {}
     data: dict[str, Any] = {}
+    keep: Keep = "adapter"
     references: dict[Name, Reference] = {}
     overrides: list[Override] = []
 
@@ -423,6 +424,7 @@ class _Resolver:
             protocol=sections["protocol"],
             data=sections["data"].model_copy(update={"points": points}),
             resources=sections["resources"],
+            keep=file.keep,
         )
 
     def _check_weights(self, encoder: Any, backbone_name: str, label: str) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from dataclasses import dataclass, replace
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 import numpy as np
 
@@ -16,6 +16,7 @@ from harness.models.weights import WEIGHTS
 from harness.settings import Data, Protocol, Resources, Train
 
 SPEC_FORMAT = 1
+Keep = Literal["adapter", "none", "all"]
 
 
 def canonical(value: Any) -> str:
@@ -43,6 +44,8 @@ class Trial:
     """Name of a baseline that trains nothing (harness.baselines); method and backbone then only lend the points."""
     reference: bool = False
     """A row of the report that is no method of the comparison."""
+    keep: Keep = "adapter"
+    """What stays of a finished trial beside its result: the adapter, nothing, or the last checkpoint too."""
 
     def with_seed(self, seed: int) -> Self:
         """The same trial with another seed."""

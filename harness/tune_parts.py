@@ -9,22 +9,21 @@ from ray.tune import Callback
 from ray.tune.search import Searcher
 
 from harness.store import Store
-from harness.trial import Trial
 
 if TYPE_CHECKING:
-    from harness.schedule import Observer
+    from harness.schedule import Halt, Job, Observer
 
 
 class PlannedOrder(Searcher):
-    """Hands out indices 0, 1, 2, …: with reused actors Tune's own order is arbitrary."""
+    """Hands out indices 0, 1, 2, … until the run has to stop: with reused actors Tune's own order is arbitrary."""
 
-    def __init__(self, count: int) -> None:
+    def __init__(self, count: int, *, halt: Halt) -> None:
         super().__init__(metric="done", mode="max")
-        self.count, self.next = count, 0
+        self.count, self.next, self.halt = count, 0, halt
 
     def suggest(self, trial_id: str) -> Any:
         """The next index, or that there is none."""
-        if self.next == self.count:
+        if self.next == self.count or self.halt.problem:
             return Searcher.FINISHED
         self.next += 1
         return {"index": self.next - 1}
@@ -36,8 +35,8 @@ class PlannedOrder(Searcher):
 class Watch(Callback):
     """Passes Tune's events on to an observer."""
 
-    def __init__(self, plan: Sequence[Trial], *, observer: Observer, store: Store) -> None:
-        self.plan, self.observer, self.store = plan, observer, store
+    def __init__(self, plan: Sequence[Job], *, halt: Halt, observer: Observer, store: Store) -> None:
+        self.plan, self.halt, self.observer, self.store = plan, halt, observer, store
 
     def __getstate__(self) -> dict[str, Any]:
         """Tune pickles its callbacks to be able to restore; nothing here is ever restored."""
@@ -45,12 +44,23 @@ class Watch(Callback):
 
     def on_trial_start(self, iteration: int, trials: Any, trial: Any, **info: Any) -> None:
         """A slot took a trial."""
-        self.observer.started(self.plan[trial.config["index"]])
+        self.observer.started(self.plan[trial.config["index"]].trial)
+
+    def on_trial_result(self, iteration: int, trials: Any, trial: Any, result: Any, **info: Any) -> None:
+        """A trial left its slot and says whether its results could be written."""
+        self.halt.problem = result.get("problem") or self.halt.problem
 
     def on_trial_complete(self, iteration: int, trials: Any, trial: Any, **info: Any) -> None:
         """A trial left its slot."""
-        chosen = self.plan[trial.config["index"]]
-        self.observer.finished(chosen, self.store.trial(chosen.identity).result())
+        job = self.plan[trial.config["index"]]
+        folder = self.store.trial(job.trial.identity)
+        result, lease = job.settled(folder), folder.running()
+        if result is not None:
+            self.observer.finished(job.trial, result)
+        elif lease is not None:
+            self.observer.postponed(job.trial, f"process {lease.pid} on {lease.host}, of another run, works on it")
+        else:
+            self.observer.postponed(job.trial, self.halt.problem or "its worker vanished")
 
     def on_trial_error(self, iteration: int, trials: Any, trial: Any, **info: Any) -> None:
         """A trial's actor died."""

@@ -6,7 +6,8 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
-from harness.store import Entry, Result, SuiteResults
+from harness.result import Result
+from harness.store import Entry, SuiteResults
 from reports import comparison, provenance
 from reports.cells import NO_ACCURACY, accuracy, build_cell, build_costs
 from reports.columns import count, listed

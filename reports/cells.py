@@ -6,7 +6,8 @@ import math
 from collections import Counter
 from collections.abc import Sequence
 
-from harness.store import Entry, Result
+from harness.result import Result
+from harness.store import Entry
 from reports.columns import COLUMNS, Column
 from reports.leaderboard import Cell, Cost, SeedResult
 from reports.statistics import median, summarise

@@ -15,7 +15,8 @@ from pathlib import Path
 from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template
 from markupsafe import Markup, escape
 
-from harness.store import SuiteResults, write_atomically
+from harness.atomic import write_atomically
+from harness.store import SuiteResults
 from reports import columns, figure
 from reports.build import leaderboard
 from reports.leaderboard import Leaderboard

@@ -6,7 +6,8 @@ import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from harness.store import SuiteResults, write_atomically
+from harness.atomic import write_atomically
+from harness.store import SuiteResults
 from reports.build import leaderboard
 from reports.columns import NOTHING, Column, mean_and_sd, n_and_interval, percent, points
 from reports.comparison import RowKey, Standing

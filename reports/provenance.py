@@ -9,7 +9,7 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from harness.store import Result
+from harness.result import Result
 from reports.columns import count, listed
 
 Protocol = tuple[tuple[str, str], ...]

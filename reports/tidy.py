@@ -10,7 +10,9 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from harness.store import Entry, Result, SuiteResults, write_atomically
+from harness.atomic import write_atomically
+from harness.result import Result
+from harness.store import Entry, SuiteResults
 from reports.build import leaderboard
 from reports.columns import COLUMNS
 from reports.comparison import OVERALL, RowKey

@@ -78,11 +78,11 @@ def run(
     seconds: dict[str, float] = {}
     if left and (check if check is not None else len(left) > CHECK_ABOVE):
         with console.status("checking one step of every combination"):
-            seconds = dry_steps(left)
+            seconds = dry_steps([job.trial for job in left])
         console.print("checked: one step of every combination works")
     remember_suite(loaded, store)
     if left:
-        with RunDisplay(left, store=store, console=console) as display:
+        with RunDisplay([job.trial for job in left], store=store, console=console) as display:
             summary = run_suite(
                 loaded,
                 left,
@@ -108,6 +108,7 @@ def run(
                 "done": summary.done,
                 "failed": summary.failed,
                 "interrupted": summary.interrupted,
+                "problem": summary.problem,
                 "reports": [str(path) for path in summary.reports],
                 "mlflow": summary.tracking,
             }
@@ -124,6 +125,9 @@ def _print_summary(console: Console, store: Any, suite: Suite, summary: Any, too
         console.print(f"[red]failed[/red]    {escape(name)}: {escape(error)}", highlight=False)
     if summary.interrupted:
         console.print("interrupted; the same command goes on where it stopped")
+    if summary.problem:
+        console.print(f"[red]stopped[/red]   {escape(summary.problem)}", highlight=False)
+        console.print("what is finished is safe; mend that, and the same command goes on where it stopped")
     if summary.done:
         console.print()
         console.print(leaderboard_table(store.load(suite.name)))
@@ -254,7 +258,7 @@ def init(
     force: Annotated[bool, typer.Option("--force", help="Overwrite a file that is there.")] = False,
 ) -> None:
     """Write a commented suite to start from."""
-    from harness.store import write_atomically
+    from harness.atomic import write_atomically
     from harness.suite import shipped_suites
 
     if path.exists() and not force:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import inspect
 import os
 import platform
 import re
@@ -66,3 +68,13 @@ def environment(device: torch.device, *, precision: str, threads: int, git: str 
         "gpu": torch.cuda.get_device_name(device) if device.type == "cuda" else None,
         "precision": precision,
     }
+
+
+def code_digest(*plugins: type) -> str:
+    """SHA-256 of the source of the harness and of the modules that define some classes: which code is running."""
+    files = sorted(Path(harness.__file__).parent.rglob("*.py"))
+    files += [Path(source) for plugin in plugins if (source := inspect.getsourcefile(plugin)) is not None]
+    digest = hashlib.sha256()
+    for file in files:
+        digest.update(file.read_bytes())
+    return digest.hexdigest()

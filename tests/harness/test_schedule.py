@@ -1,7 +1,7 @@
 """Order and resources, without Ray."""
 
 from harness import registry
-from harness.schedule import bundle, planned_order
+from harness.schedule import Job, bundle, planned_order
 from harness.settings import Resources
 from harness.suite import load_suite
 
@@ -9,7 +9,7 @@ from harness.suite import load_suite
 def test_longest_first() -> None:
     trials = [t for t in load_suite("quickstart").trials if t.seed == 0 and t.dataset.name == "sweethome12"]
     seconds = {t.identity: 1.0 + index for index, t in enumerate(trials)}
-    planned = planned_order(trials, seconds)
+    planned = [job.trial for job in planned_order([Job(trial) for trial in trials], seconds)]
     costs = [0 if t.baseline else t.train.epochs * seconds[t.identity] for t in planned]
     assert costs == sorted(costs, reverse=True)
     assert {t.identity for t in planned} == {t.identity for t in trials}

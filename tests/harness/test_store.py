@@ -4,8 +4,11 @@ from pathlib import Path
 
 import pytest
 
+from harness.atomic import write_atomically
 from harness.errors import UserError
-from harness.store import Result, Store, TrialFolder, write_atomically
+from harness.result import Result
+from harness.store import Store
+from harness.trial_folder import TrialFolder
 
 
 def result(identity: str = "abc", **changes: object) -> Result:
@@ -14,17 +17,19 @@ def result(identity: str = "abc", **changes: object) -> Result:
 
 def test_a_result_comes_back_as_written(tmp_path: Path) -> None:
     folder = TrialFolder(tmp_path / "abc")
-    folder.begin({"seed": 0})
-    folder.mark_running({"pid": 1})
-    folder.write_result(result(error="ä\n<b>"))
-    assert folder.result() == result(error="ä\n<b>")
-    assert folder.running() is None
+    writer = folder.claim({"seed": 0})
+    assert folder.running() is not None
+    written = result(error="ä\n<b>")
+    writer.finish(written)
+    assert folder.result() == written
+    assert [attempt["status"] for attempt in written.attempts] == ["done"]
+    assert folder.lease() is None
 
 
 @pytest.mark.parametrize("content", ["", "{", "[]", '{"id": "abc"}', '{"id": "other", "spec": {}, "status": "done"}'])
 def test_damaged_results_do_not_count(content: str, tmp_path: Path) -> None:
     folder = TrialFolder(tmp_path / "abc")
-    folder.begin({})
+    folder.claim({})
     (folder.path / "result.json").write_text(content)
     assert folder.result() is None
 
@@ -45,8 +50,7 @@ def test_a_failed_write_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.
 
 def test_a_cut_line_of_metrics_is_left_out(tmp_path: Path) -> None:
     folder = TrialFolder(tmp_path / "abc")
-    folder.begin({})
-    folder.log_metrics({"epoch": 0})
+    folder.claim({}).log_metrics({"epoch": 0})
     with (folder.path / "metrics.jsonl").open("a") as file:
         file.write('{"epoch": 1')
     assert folder.metrics() == [{"epoch": 0}]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import socket
@@ -9,6 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +18,11 @@ import numpy as np
 import pytest
 
 from harness import mlflow_runs, tracking
+from harness.atomic import write_atomically
 from harness.errors import UserError
 from harness.mlflow_runs import flatten
-from harness.store import Compute, Memory, Metrics, Parameters, Result, Store, Time
+from harness.result import Compute, Memory, Metrics, Parameters, Result, Time
+from harness.store import Store
 from harness.tracking import Synced, start_mirror, sync
 
 SUITE = "tiny"
@@ -40,12 +44,18 @@ def spec(identity: str) -> dict[str, Any]:
 def write_trial(store: Store, identity: str, status: Any, *, attempt: int = 1, accuracy: float = 0.75) -> None:
     """What a trial of three epochs leaves behind."""
     folder = store.trial(identity)
-    folder.begin(spec(identity))
+    (folder.path / "running.json").unlink(missing_ok=True)
+    writer = folder.claim(spec(identity), replaces=folder.stamp())
+    writer.begin(epochs=3, resumed=None)
     for epoch in range(3):
-        folder.log_metrics({"epoch": epoch, "time": START + 100 * attempt + epoch, "train/loss": 1.0 / (epoch + 1)})
-    folder.log_metrics({"epoch": 3, "time": START + 100 * attempt + 3, "train/loss": float("nan"), "note": "no number"})
+        writer.log_metrics({"epoch": epoch, "time": START + 100 * attempt + epoch, "train/loss": 1.0 / (epoch + 1)})
+    writer.log_metrics({"epoch": 3, "time": START + 100 * attempt + 3, "train/loss": float("nan"), "note": "no number"})
+    lease = folder.lease()
+    assert lease is not None
     if status == "running":
-        folder.mark_running({"host": "here", "pid": 1, "started": START, "attempt": attempt})
+        write_atomically(
+            folder.path / "running.json", json.dumps(asdict(replace(lease, started=START, attempt=attempt)))
+        )
         return
     (folder.path / "log.txt").write_text("a line\n")
     dates = {"started": "2023-11-14T22:13:20+00:00", "ended": f"2023-11-14T22:{20 + attempt}:00+00:00"}
@@ -54,7 +64,7 @@ def write_trial(store: Store, identity: str, status: Any, *, attempt: int = 1, a
     if status == "done":
         (folder.path / "adapter").mkdir(exist_ok=True)
         (folder.path / "adapter" / "adapter_config.json").write_text("{}")
-        folder.write_predictions(prediction=np.arange(4), label=np.arange(4))
+        writer.write_predictions(prediction=np.arange(4), label=np.arange(4))
         result.metrics = Metrics(accuracy=accuracy, correct=3, total=4)
         result.parameters = Parameters(trainable=1234)
         result.memory = Memory(host_peak=2**31)
@@ -62,7 +72,8 @@ def write_trial(store: Store, identity: str, status: Any, *, attempt: int = 1, a
         result.compute = Compute(energy=float("inf"))
     else:
         result.error = f"{status}: what went wrong\nand where"
-    folder.write_result(result)
+    write_atomically(folder.path / "result.json", result.model_dump_json())
+    (folder.path / "running.json").unlink()
 
 
 def write_index(store: Store, identities: list[str], *, suite: str = SUITE) -> None:
@@ -263,10 +274,10 @@ def test_many_and_long_parameters(tmp_path: Path, empty_database: bytes) -> None
     write_index(store, IDS[:1])
     folder = store.trial(IDS[0])
     settings = {f"key {number}": number for number in range(250)} | {"what?": 1, "long": "x" * 7000}
-    folder.begin({"settings": settings})
+    writer = folder.claim({"settings": settings})
     for epoch in range(1000):
-        folder.log_metrics({"epoch": epoch, "train/loss": epoch, "train/rate": 0.1})
-    folder.write_result(Result(id=IDS[0], spec={"settings": settings}, status="done"))
+        writer.log_metrics({"epoch": epoch, "train/loss": epoch, "train/rate": 0.1})
+    writer.finish(Result(id=IDS[0], spec={"settings": settings}, status="done"))
     sync(store=store, suite=SUITE)
     run = runs_of(store)[1][IDS[0]]
     assert len(run.data.params) == 252

@@ -12,13 +12,15 @@ from safetensors.torch import load_file
 
 from harness import registry
 from harness.baselines import nearest_neighbour, shape_features
+from harness.build import build, set_training
 from harness.data.dataset import PointClouds
+from harness.data.splits import carve_validation, load_splits
+from harness.evaluation import evaluate
 from harness.models.point_mae import PointMAE
 from harness.settings import Data, Protocol, Resources, Train
-from harness.store import TrialFolder
-from harness.train import _load as load_splits
-from harness.train import build, carve_validation, evaluate, learning_rate, run_trial, set_training
+from harness.train import learning_rate, run_trial
 from harness.trial import Seeds, Trial
+from harness.trial_folder import TrialFolder, TrialWriter
 
 
 def make_trial(method: str = "lora", **changes: object) -> Trial:
@@ -39,16 +41,15 @@ def make_trial(method: str = "lora", **changes: object) -> Trial:
     return replace(trial, **changes)  # type: ignore[arg-type]
 
 
-def folder_of(trial: Trial, root: Path) -> TrialFolder:
-    folder = TrialFolder(root / trial.identity)
-    folder.begin(trial.spec())
-    return folder
+def claim(trial: Trial, root: Path) -> TrialWriter:
+    return TrialFolder(root / trial.identity).claim(trial.spec())
 
 
 def test_a_trial_leaves_what_it_promises(tmp_path: Path) -> None:
     trial = make_trial()
-    folder = folder_of(trial, tmp_path)
-    result = run_trial(trial, folder)
+    writer = claim(trial, tmp_path)
+    folder = writer.folder
+    result = run_trial(trial, writer)
     assert folder.result() == result
     assert (result.status, result.error, result.id) == ("done", None, trial.identity)
     with np.load(folder.path / "predictions.npz") as stored:
@@ -65,7 +66,7 @@ def test_a_trial_leaves_what_it_promises(tmp_path: Path) -> None:
 
 def test_every_null_has_a_reason(tmp_path: Path) -> None:
     trial = make_trial("linear_probe")
-    result = run_trial(trial, folder_of(trial, tmp_path))
+    result = run_trial(trial, claim(trial, tmp_path))
     for section in ("metrics", "parameters", "memory", "time", "compute", "storage"):
         for key, value in getattr(result, section).model_dump().items():
             assert (value is None) == (f"{section}.{key}" in result.reasons), f"{section}.{key}"
@@ -74,11 +75,11 @@ def test_every_null_has_a_reason(tmp_path: Path) -> None:
 
 def test_the_same_trial_gives_the_same_weights(tmp_path: Path) -> None:
     trial = make_trial("dapt")
-    first = run_trial(trial, folder_of(trial, tmp_path / "a"))
-    second = run_trial(trial, folder_of(trial, tmp_path / "b"))
+    first = run_trial(trial, claim(trial, tmp_path / "a"))
+    second = run_trial(trial, claim(trial, tmp_path / "b"))
     assert first.digests == second.digests
     other = trial.with_seed(1)
-    assert run_trial(other, folder_of(other, tmp_path)).digests["adapter"] != first.digests["adapter"]
+    assert run_trial(other, claim(other, tmp_path)).digests["adapter"] != first.digests["adapter"]
 
 
 @pytest.mark.parametrize("method", ["full", "point_peft"])
@@ -86,10 +87,10 @@ def test_the_adapter_file_on_the_base_weights_is_the_trained_model(method: str, 
     from accelerate import Accelerator
 
     trial = make_trial(method)
-    folder = folder_of(trial, tmp_path)
+    folder = claim(trial, tmp_path)
     run_trial(trial, folder)
     train, test, _, _ = load_splits(trial, torch.device("cpu"))
-    attached, _ = build(trial, train, Seeds.of(trial.dataset.name, trial.seed))
+    attached, _ = build(trial, device=torch.device("cpu"), train_items=len(train), train=train)
     state = load_file(folder.path / "adapter" / "adapter_model.safetensors")
     assert set(attached.trainable) <= set(state)
     attached.model.load_state_dict(state, strict=False)
@@ -102,14 +103,14 @@ def test_divergence_is_a_result(tmp_path: Path) -> None:
     trial = make_trial(
         "full", train=Train(epochs=1, batch_size=16, warmup_epochs=0, learning_rate=1e30, clip_norm=1e30)
     )
-    result = run_trial(trial, folder_of(trial, tmp_path))
+    result = run_trial(trial, claim(trial, tmp_path))
     assert result.status == "diverged"
     assert result.error is not None and "learning_rate" in result.error
 
 
 def test_what_the_user_can_mend_has_no_traceback(tmp_path: Path) -> None:
     trial = make_trial(train=Train(epochs=1, batch_size=1000))
-    result = run_trial(trial, folder_of(trial, tmp_path))
+    result = run_trial(trial, claim(trial, tmp_path))
     assert result.status == "failed"
     assert result.error is not None and "batch_size" in result.error and "Traceback" not in result.error
 
@@ -121,7 +122,7 @@ def test_validation_is_carved_by_class_and_never_from_test(tmp_path: Path) -> No
     assert np.array_equal(held, carve_validation(labels, 0.2, seed=1))
     assert not carve_validation(labels, 0.0, seed=1).any()
     trial = make_trial(protocol=Protocol(selection="validation", validation_fraction=0.2, frozen_batchnorm="running"))
-    result = run_trial(trial, folder_of(trial, tmp_path))
+    result = run_trial(trial, claim(trial, tmp_path))
     assert result.metrics.total == trial.dataset.test_items
     assert result.metrics.validation_accuracy is not None
 
@@ -129,7 +130,7 @@ def test_validation_is_carved_by_class_and_never_from_test(tmp_path: Path) -> No
 def test_frozen_batch_norms(tmp_path: Path) -> None:
     trial = make_trial("lora")
     train, _, _, _ = load_splits(trial, torch.device("cpu"))
-    attached, _ = build(trial, train, Seeds.of(trial.dataset.name, 0))
+    attached, _ = build(trial, device=torch.device("cpu"), train_items=len(train), train=train)
     norm = attached.model.encoder.tokenizer.norm1
     set_training(attached.model, frozen_batchnorm="running")
     assert not norm.training and attached.model.head[1].training
@@ -140,7 +141,7 @@ def test_frozen_batch_norms(tmp_path: Path) -> None:
 def test_random_weights_get_calibrated_statistics() -> None:
     trial = make_trial("linear_probe")
     train, _, _, _ = load_splits(trial, torch.device("cpu"))
-    attached, _ = build(trial, train, Seeds.of(trial.dataset.name, 0))
+    attached, _ = build(trial, device=torch.device("cpu"), train_items=len(train), train=train)
     assert not torch.equal(attached.model.encoder.tokenizer.norm1.running_var, torch.ones(16))
 
 

@@ -11,18 +11,9 @@ from typing import Any
 
 import numpy as np
 
-from harness.store import (
-    Entry,
-    Memory,
-    Metrics,
-    Parameters,
-    Record,
-    Result,
-    Storage,
-    Store,
-    SuiteResults,
-    Time,
-)
+from harness.atomic import write_atomically
+from harness.result import Memory, Metrics, Parameters, Record, Result, Storage, Time
+from harness.store import Entry, Store, SuiteResults
 
 METHODS = {  # trainable parameters, mean accuracy on each dataset
     "full": (588_636, 0.775, 0.497),
@@ -200,6 +191,6 @@ def write_folder(results: SuiteResults, output: Path, *, order: list[int] | None
         entry = results.entries[i]
         if entry.result is not None:
             folder = store.trial(entry.id)
-            folder.begin(entry.result.spec)
-            folder.write_result(entry.result)
+            write_atomically(folder.path / "spec.json", json.dumps(entry.result.spec))
+            write_atomically(folder.path / "result.json", entry.result.model_dump_json())
     return store

@@ -18,7 +18,8 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from harness.store import Entry, Result, SuiteResults
+from harness.result import Result
+from harness.store import Entry, SuiteResults
 from reports import html, markdown, tidy
 from reports.build import leaderboard
 from reports.columns import COLUMNS

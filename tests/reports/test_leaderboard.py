@@ -9,7 +9,8 @@ from dataclasses import FrozenInstanceError, replace
 import numpy as np
 import pytest
 
-from harness.store import Entry, Result, SuiteResults
+from harness.result import Result
+from harness.store import Entry, SuiteResults
 from reports.build import leaderboard
 from reports.figure import Panel, linear_ticks, log_ticks, panels, spread
 from reports.leaderboard import Cell, Leaderboard, Row

@@ -1,0 +1,61 @@
+"""The model of a trial: encoder, pre-trained weights, method and head; also for one that was trained before."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from harness.data.splits import Split, test_batches
+from harness.method import Attached, Task, attach
+from harness.models.encoder import Encoder
+from harness.models.weights import load_weights
+from harness.trial import Seeds, Trial
+
+
+def build(
+    trial: Trial, *, device: torch.device, train_items: int, train: Split | None = None
+) -> tuple[Attached, dict[str, str]]:
+    """The attached model of a trial on a device, as it is before training, and the digest of its pre-trained weights.
+
+    Without the training clouds the frozen statistics of random weights are not set: a saved adapter brings them.
+    """
+    torch.manual_seed(Seeds.of(trial.dataset.name, trial.seed).initialisation)
+    encoder = trial.backbone.build(drop_path=trial.train.drop_path)
+    digests: dict[str, str] = {}
+    if trial.backbone.weights != "random":
+        digests["weights"] = load_weights(encoder, trial.backbone.weights)
+    encoder.to(device)
+    if train is not None and trial.backbone.weights == "random" and trial.protocol.frozen_batchnorm == "running":
+        _calibrate(encoder, train, trial)
+    task = Task(classes=len(trial.dataset.classes), train_items=train_items)
+    attached = attach(trial.method, encoder, task, head_dropout=trial.train.head_dropout)
+    attached.model.to(device)
+    return attached, digests
+
+
+@torch.no_grad()
+def _calibrate(encoder: Encoder, train: Split, trial: Trial) -> None:
+    """Set the running statistics of random weights from the training clouds.
+
+    Frozen batch norms with mean 0 and variance 1 would make random weights look worse than they are.
+    """
+    norms = [module for module in encoder.modules() if isinstance(module, _BatchNorm)]
+    momenta = [norm.momentum for norm in norms]
+    encoder.train()
+    for norm in norms:
+        norm.reset_running_stats()
+        norm.momentum = None  # cumulative average over all batches
+    for _, clouds in test_batches(train, trial):
+        encoder(clouds)
+    for norm, momentum in zip(norms, momenta, strict=True):
+        norm.momentum = momentum
+
+
+def set_training(model: nn.Module, *, frozen_batchnorm: str) -> None:
+    """Training mode; batch norms without trainable parameters keep their running statistics if asked to."""
+    model.train()
+    if frozen_batchnorm == "running":
+        for module in model.modules():
+            if isinstance(module, _BatchNorm) and not any(p.requires_grad for p in module.parameters()):
+                module.eval()

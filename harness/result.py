@@ -1,0 +1,99 @@
+"""What one trial came to: the typed content of result.json. Names and units are docs/protocol.md's."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict
+
+Status = Literal["done", "failed", "oom", "diverged", "timeout", "lost", "interrupted"]
+UNFINISHED: tuple[Status, ...] = ("lost", "interrupted")
+"""Results with these statuses say that the trial is still to be run."""
+
+
+class Record(BaseModel):
+    """A part of a result. Unknown keys of a newer harness are ignored when reading."""
+
+    model_config = ConfigDict(extra="ignore")
+
+
+class Metrics(Record):
+    """Fractions 0 to 1 and counts (docs/protocol.md)."""
+
+    accuracy: float | None = None
+    class_accuracy: float | None = None
+    correct: int | None = None
+    total: int | None = None
+    loss: float | None = None
+    validation_accuracy: float | None = None
+    accuracy_best_on_test: float | None = None
+    accuracy_vote: float | None = None
+
+
+class Parameters(Record):
+    """Counts by origin."""
+
+    added: int | None = None
+    unfrozen: int | None = None
+    head: int | None = None
+    trainable: int | None = None
+    total: int | None = None
+
+
+class Memory(Record):
+    """Bytes."""
+
+    train_peak: int | None = None
+    train_reserved: int | None = None
+    device: int | None = None
+    eval_peak: int | None = None
+    total_peak: int | None = None
+    estimated: int | None = None
+    host_peak: int | None = None
+
+
+class Time(Record):
+    """Seconds; throughput in samples per second."""
+
+    step: float | None = None
+    data: float | None = None
+    throughput: float | None = None
+    evaluate: float | None = None
+    total: float | None = None
+    startup: float | None = None
+
+
+class Compute(Record):
+    """FLOPs; joules."""
+
+    flops_forward: int | None = None
+    flops_train: int | None = None
+    energy: float | None = None
+
+
+class Storage(Record):
+    """Bytes."""
+
+    adapter: int | None = None
+
+
+class Result(Record):
+    """What one trial came to. A failure is a result too. Where a value is null, `reasons` says why."""
+
+    format: Literal[1] = 1
+    id: str
+    spec: dict[str, Any]
+    status: Status
+    metrics: Metrics = Metrics()
+    parameters: Parameters = Parameters()
+    memory: Memory = Memory()
+    time: Time = Time()
+    compute: Compute = Compute()
+    storage: Storage = Storage()
+    environment: dict[str, Any] = {}
+    digests: dict[str, str] = {}
+    """SHA-256 of the data, weights and final trainable state really used."""
+    attempts: list[dict[str, Any]] = []
+    """One entry per attempt: started, ended, status, error."""
+    error: str | None = None
+    reasons: dict[str, str] = {}

@@ -1,0 +1,311 @@
+"""One trial's folder: who may write in it, and what lies in it.
+
+    OUTPUT/trials/ID/   running.json, spec.json, metrics.jsonl, log.txt, checkpoint.safetensors, predictions.npz,
+                        adapter/, result.json
+
+Whoever works on a trial holds its lease: `running.json`, which names host, process, start and attempt. `claim` takes
+the lease when nobody alive holds it and hands out the only thing that writes: a `TrialWriter`. Every write happens
+under the folder's lock and only while the lease on disk is the writer's own; a process that was given up for dead and
+wakes up again writes nothing.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import os
+import secrets
+import socket
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from datetime import UTC, datetime
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import psutil
+from pydantic import ValidationError
+
+from harness.atomic import read_json, write_atomically
+from harness.result import UNFINISHED, Result, Status
+
+SILENCE = 60.0
+"""Seconds without a sign of life after which a process on another host is given up. It gives one every few seconds."""
+CHECKPOINT = "checkpoint.safetensors"
+ADAPTER = Path("adapter") / "adapter_model.safetensors"
+
+
+class Taken(Exception):
+    """Somebody else works on the trial."""
+
+
+class Finished(Exception):
+    """The trial has a final result already."""
+
+
+class LeaseLost(Exception):
+    """The lease is no longer this writer's: it writes nothing any more."""
+
+
+class CannotWrite(Exception):
+    """The results folder takes no more: the disk is full, read-only or gone. No fault of the trial."""
+
+
+@dataclass(frozen=True)
+class Lease:
+    """Who works on a trial: the content of running.json."""
+
+    token: str
+    host: str
+    pid: int
+    created: float
+    """When the process was started, seconds since the epoch: tells it from a later one of the same number."""
+    attempt: int
+    started: float
+    """When the attempt was started, seconds since the epoch."""
+    earlier: list[dict[str, Any]] = field(default_factory=list)
+    """The attempts before this one, as result.json lists them."""
+    resumed: int | None = None
+    """Epochs done in the checkpoint that the attempt went on from."""
+    done: int = 0
+    """Epochs done."""
+    epochs: int = 0
+    """Epochs to do."""
+
+    def record(self, status: Status, error: str | None, *, ended: float | None = None) -> dict[str, Any]:
+        """This attempt as result.json lists it."""
+        return {
+            "attempt": self.attempt,
+            "started": moment(self.started),
+            "ended": moment(time.time() if ended is None else ended),
+            "status": status,
+            "error": error,
+            "resumed": self.resumed,
+        }
+
+
+def moment(seconds: float) -> str:
+    """Seconds since the epoch as ISO text in UTC, to the millisecond."""
+    return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="milliseconds")
+
+
+def _myself() -> dict[str, Any]:
+    return {"host": socket.gethostname(), "pid": os.getpid(), "created": psutil.Process().create_time()}
+
+
+@dataclass(frozen=True)
+class TrialFolder:
+    """Where one trial keeps its files; for reading. What is missing or damaged reads as absent."""
+
+    path: Path
+
+    @property
+    def identity(self) -> str:
+        """The trial's identity: the folder's name."""
+        return self.path.name
+
+    def result(self) -> Result | None:
+        """The result, or None when there is none, or it is damaged or of another trial."""
+        raw = read_json(self.path / "result.json")
+        try:
+            result = Result.model_validate(raw) if isinstance(raw, dict) else None
+        except ValidationError:
+            return None
+        return result if result is not None and result.id == self.identity else None
+
+    def stamp(self) -> str | None:
+        """A digest of result.json as it is now; None when there is none."""
+        try:
+            return sha256((self.path / "result.json").read_bytes()).hexdigest()
+        except OSError:
+            return None
+
+    def metrics(self) -> list[dict[str, Any]]:
+        """All whole lines of metrics.jsonl."""
+        rows = []
+        try:
+            lines = (self.path / "metrics.jsonl").read_text().splitlines()
+        except OSError:
+            return []
+        for line in lines:
+            with contextlib.suppress(ValueError):
+                rows.append(json.loads(line))
+        return rows
+
+    def lease(self) -> Lease | None:
+        """The lease on disk, held or left behind."""
+        raw = read_json(self.path / "running.json")
+        try:
+            return Lease(**raw) if isinstance(raw, dict) else None
+        except TypeError:
+            return None
+
+    def running(self) -> Lease | None:
+        """The lease, when a live process holds it."""
+        lease = self.lease()
+        return lease if lease is not None and self._alive(lease) else None
+
+    def _alive(self, lease: Lease) -> bool:
+        if lease.host == socket.gethostname():
+            try:
+                process = psutil.Process(lease.pid)
+                return abs(process.create_time() - lease.created) < 1 and process.status() != psutil.STATUS_ZOMBIE
+            except psutil.Error:
+                return False
+        try:
+            return time.time() - (self.path / "running.json").stat().st_mtime < SILENCE
+        except OSError:
+            return False
+
+    def claim(self, spec: dict[str, Any], *, replaces: str | None = None) -> TrialWriter:
+        """Take the lease and begin an attempt; what a vanished one left of its attempts is kept.
+
+        A final result stands in the way unless `replaces` is its stamp. Raises Taken, Finished or CannotWrite.
+        """
+        with self._locked():
+            if self.running() is not None:
+                raise Taken
+            result = self.result()
+            if result is not None and result.status not in UNFINISHED and self.stamp() != replaces:
+                raise Finished
+            earlier = self._attempts_so_far(result)
+            now = time.time()
+            token = secrets.token_hex(8)
+            lease = Lease(token=token, **_myself(), attempt=len(earlier) + 1, started=now, earlier=earlier)
+            write_atomically(self.path / "running.json", json.dumps(asdict(lease)))
+            for name in ("result.json", "predictions.npz"):
+                (self.path / name).unlink(missing_ok=True)
+            write_atomically(self.path / "spec.json", json.dumps(spec, indent=1))
+        return TrialWriter(self, token)
+
+    def close(self, spec: dict[str, Any], *, status: Status, error: str) -> Result | None:
+        """Write the result of a trial whose process is gone and left none. None when it is not ours to close.
+
+        Raises CannotWrite.
+        """
+        with self._locked():
+            lease, result = self.lease(), self.result()
+            if self.running() is not None or (result is not None and result.status not in UNFINISHED):
+                return None
+            if lease is None:
+                attempts = result.attempts if result is not None else []
+            else:
+                attempts = [*lease.earlier, lease.record(status, error, ended=self._last_sign())]
+            result = failure(self.identity, spec, status=status, error=error, attempts=attempts)
+            write_atomically(self.path / "result.json", result.model_dump_json(indent=1))
+            (self.path / "running.json").unlink(missing_ok=True)
+            return result
+
+    def attempts(self) -> int:
+        """How many attempts were begun, by what lies here."""
+        lease, result = self.lease(), self.result()
+        return lease.attempt if lease is not None else len(result.attempts) if result is not None else 0
+
+    def _attempts_so_far(self, result: Result | None) -> list[dict[str, Any]]:
+        lease = self.lease()
+        known = result.attempts if result is not None else []
+        if lease is None or lease.attempt <= len(known):
+            return known
+        gone = f"process {lease.pid} on {lease.host} vanished after epoch {lease.done} of {lease.epochs}"
+        return [*lease.earlier, lease.record("lost", gone, ended=self._last_sign())]
+
+    def _last_sign(self) -> float:
+        return (self.path / "running.json").stat().st_mtime
+
+    @contextlib.contextmanager
+    def _locked(self) -> Iterator[None]:
+        """Hold the folder's lock; the kernel frees it when its holder dies. Raises CannotWrite."""
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            with (self.path / ".lock").open("a") as file:
+                fcntl.flock(file, fcntl.LOCK_EX)
+                yield
+        except OSError as error:
+            raise CannotWrite(f"{self.path}: results cannot be written ({error.strerror or error})") from error
+
+
+@dataclass(frozen=True)
+class TrialWriter:
+    """The right to write in a trial's folder. Every method raises LeaseLost or CannotWrite."""
+
+    folder: TrialFolder
+    token: str
+
+    @property
+    def path(self) -> Path:
+        """The trial's folder."""
+        return self.folder.path
+
+    @contextlib.contextmanager
+    def _writing(self) -> Iterator[Lease]:
+        with self.folder._locked():
+            lease = self.folder.lease()
+            if lease is None or lease.token != self.token:
+                raise LeaseLost(f"{self.path}: another process has taken this trial over")
+            yield lease
+
+    def _update(self, lease: Lease) -> None:
+        write_atomically(self.path / "running.json", json.dumps(asdict(lease)))
+
+    def adopt(self) -> None:
+        """The lease names this process from now on: call it in the process that does the work."""
+        with self._writing() as lease:
+            self._update(replace(lease, **_myself()))
+
+    def sign_of_life(self) -> None:
+        """Tell other hosts that the process lives. Raises nothing: the next write will tell."""
+        with contextlib.suppress(OSError):
+            os.utime(self.path / "running.json")
+
+    def begin(self, *, epochs: int, resumed: int | None) -> None:
+        """Say what is to be done, and drop metrics of epochs that will be done again."""
+        kept = [row for row in self.folder.metrics() if row.get("epoch", 0) < (resumed or 0)]
+        with self._writing() as lease:
+            write_atomically(self.path / "metrics.jsonl", "".join(json.dumps(row) + "\n" for row in kept))
+            self._update(replace(lease, epochs=epochs, done=resumed or 0, resumed=resumed))
+
+    def progress(self, done: int) -> None:
+        """So many epochs are done."""
+        with self._writing() as lease:
+            self._update(replace(lease, done=done))
+
+    def log_metrics(self, row: dict[str, Any]) -> None:
+        """Append one line to metrics.jsonl: {"epoch": 0, "train/loss": ..., ...}."""
+        with self._writing(), (self.path / "metrics.jsonl").open("a") as file:
+            file.write(json.dumps(row) + "\n")
+
+    def write_predictions(self, *, prediction: npt.NDArray[np.integer], label: npt.NDArray[np.integer]) -> None:
+        """Per-item test predictions, ordered by item index; int16."""
+        with self._writing(), tempfile.NamedTemporaryFile(dir=self.path, prefix=".predictions.", delete=False) as file:
+            np.savez_compressed(file, prediction=prediction.astype(np.int16), label=label.astype(np.int16))
+            Path(file.name).replace(self.path / "predictions.npz")
+
+    def write_file(self, name: str | Path, content: bytes | str) -> None:
+        """A file of the trial, whole or not at all."""
+        with self._writing():
+            write_atomically(self.path / name, content)
+
+    def finish(self, result: Result, *, drop: Sequence[str | Path] = ()) -> None:
+        """Write result.json, last of all, with this attempt added to its list, and give the lease back.
+
+        Then files that are of no use any more go.
+        """
+        with self._writing() as lease:
+            result.attempts = [*lease.earlier, lease.record(result.status, result.error)]
+            write_atomically(self.path / "result.json", result.model_dump_json(indent=1))
+            (self.path / "running.json").unlink(missing_ok=True)
+            for name in drop:
+                (self.path / name).unlink(missing_ok=True)
+
+
+def failure(
+    identity: str, spec: dict[str, Any], *, status: Status, error: str, attempts: list[dict[str, Any]] | None = None
+) -> Result:
+    """The result of a trial that came to nothing."""
+    reasons = {"metrics": f"the trial ended as {status}"}
+    return Result(id=identity, spec=spec, status=status, error=error, attempts=attempts or [], reasons=reasons)
