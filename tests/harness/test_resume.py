@@ -1,45 +1,216 @@
-"""Which trials run: those without a result, unfinished ones, those asked for, and those of other data or weights."""
+"""A training that is cut off and goes on ends with the same bits as one that never was: weights and predictions."""
 
-from collections.abc import Sequence
+import os
+import random
+import signal
+import threading
+import time
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
-from harness.result import Result, Status
-from harness.run import DigestsAtHand, to_run
-from harness.store import Store
-from harness.suite import load_suite
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from harness import registry
+from harness.launch import launch
+from harness.models.point_mae import PointMAE
+from harness.models.weights import data_root
+from harness.result import Result
+from harness.settings import Data, Protocol, Resources, Train
+from harness.train import Training, run_trial
 from harness.trial import Trial
+from harness.trial_folder import CHECKPOINT, TrialFolder
+
+DROPOUTS = {"adapter": {"dropout": 0.2}, "dapt": {"adapter_dropout": 0.2}, "point_peft": {"adapter_dropout": 0.2}}
+CASES = [
+    *((name, DROPOUTS.get(name, {})) for name in registry.names("methods")),
+    ("point_peft", {"official_quirks": True}),
+]
 
 
-def finish(store: Store, trial: Trial, status: Status = "done", **digests: str) -> None:
-    at_hand = DigestsAtHand()
-    right = {"data": at_hand.data(trial.dataset.name)}
-    if trial.backbone.weights != "random":
-        right["weights"] = at_hand.weights(trial.backbone.weights)
-    writer = store.trial(trial.identity).claim(trial.spec())
-    writer.finish(Result(id=trial.identity, spec=trial.spec(), status=status, digests=right | digests))
+def make_trial(method: str, settings: dict[str, Any], *, epochs: int = 4, **protocol: Any) -> Trial:
+    """Dropout, drop path and augmentation are on, and batch norms keep learning their statistics."""
+    return Trial(
+        method_label=method,
+        backbone_label="point_mae",
+        method_name=method,
+        method=registry.get("methods", method).model_validate(settings),
+        backbone_name="point_mae",
+        backbone=PointMAE(preset="tiny", depth=2, groups=8, group_size=8),
+        dataset=registry.get("datasets", "sweethome12"),
+        train=Train(epochs=epochs, batch_size=64, warmup_epochs=1, learning_rate=1e-3, drop_path=0.2, head_dropout=0.5),
+        protocol=Protocol(frozen_batchnorm="batch", **protocol),
+        data=Data(points=128),
+        resources=Resources(),
+    )
 
 
-def left_to_run(trials: Sequence[Trial], store: Store, retry: Sequence[str] = ()) -> list[Trial]:
-    return [job.trial for job in to_run(trials, store, retry=retry)]
+def outcome(folder: TrialFolder) -> tuple[str, np.ndarray, list[float]]:
+    """What must be the same to the last bit."""
+    result = folder.result()
+    assert result is not None and result.status == "done", result
+    with np.load(folder.path / "predictions.npz") as stored:
+        return result.digests["adapter"], stored["prediction"], [row["train/loss"] for row in folder.metrics()]
 
 
-def test_what_is_left_to_run(tmp_path: Path) -> None:
-    store = Store(tmp_path)
-    trials = load_suite("quickstart").only(["method=lora,nearest_neighbour", "dataset=sweethome12"])
-    done, stale, data, baseline = trials
-    assert left_to_run(trials, store) == list(trials)
-    finish(store, done)
-    finish(store, stale, weights="of other weights")
-    finish(store, data, data="of other clouds")
-    finish(store, baseline)
-    assert left_to_run(trials, store) == [stale, data]
+def assert_same(one: TrialFolder, other: TrialFolder) -> None:
+    first, second = outcome(one), outcome(other)
+    assert first[0] == second[0], "other weights"
+    assert np.array_equal(first[1], second[1])
+    assert first[2] == second[2]
 
 
-def test_unfinished_and_failed(tmp_path: Path) -> None:
-    store = Store(tmp_path)
-    first, second, third = load_suite("quickstart").only(["method=lora", "dataset=sweethome12"])
-    finish(store, first, "interrupted")
-    finish(store, second, "lost")
-    finish(store, third, "failed")
-    assert left_to_run([first, second, third], store) == [first, second]
-    assert left_to_run([first, second, third], store, retry=["failed"]) == [first, second, third]
+def run(trial: Trial, root: Path) -> Result:
+    return run_trial(trial, TrialFolder(root / trial.identity).claim(trial.spec()))
+
+
+def cut_off(monkeypatch: pytest.MonkeyPatch, trial: Trial, root: Path, *, epoch: int) -> None:
+    """Let a trial die in the middle of an epoch."""
+
+    class Died(BaseException):
+        pass
+
+    whole = Training._epoch
+
+    def dying(self: Training, number: int) -> dict[str, Any]:
+        if number == epoch:
+            torch.rand(3)  # the random streams have moved on since the checkpoint
+            raise Died
+        return whole(self, number)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Training, "_epoch", dying)
+        patch.setattr("harness.checkpoint.SHARE", 1e9)  # a checkpoint at every epoch's end
+        with pytest.raises(Died):
+            run(trial, root)
+    # the lease says that a process of this number works here: let it be that of a dead one
+    folder = TrialFolder(root / trial.identity)
+    (folder.path / "running.json").write_text(
+        (folder.path / "running.json").read_text().replace(f'"pid": {os.getpid()}', f'"pid": {dead_process()}')
+    )
+
+
+def dead_process() -> int:
+    pid = os.fork()
+    if pid == 0:
+        os._exit(0)
+    os.waitpid(pid, 0)
+    return pid
+
+
+@pytest.mark.parametrize(("method", "settings"), CASES, ids=str)
+def test_goes_on_exactly(
+    method: str, settings: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trial = make_trial(method, settings)
+    run(trial, tmp_path / "whole")
+    cut_off(monkeypatch, trial, tmp_path / "cut", epoch=2)
+    result = run(trial, tmp_path / "cut")
+    assert_same(TrialFolder(tmp_path / "whole" / trial.identity), TrialFolder(tmp_path / "cut" / trial.identity))
+    assert [attempt["status"] for attempt in result.attempts] == ["lost", "done"]
+    assert [attempt["resumed"] for attempt in result.attempts] == [None, 2]
+    assert not (tmp_path / "cut" / trial.identity / CHECKPOINT).exists()
+
+
+def test_the_best_epoch_so_far_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    trial = make_trial("lora", {}, epochs=6, selection="validation", validation_fraction=0.2)
+    whole = run(trial, tmp_path / "whole")
+    for epoch in (1, 3, 5):
+        cut_off(monkeypatch, trial, tmp_path / "cut", epoch=epoch)
+    result = run(trial, tmp_path / "cut")
+    assert_same(TrialFolder(tmp_path / "whole" / trial.identity), TrialFolder(tmp_path / "cut" / trial.identity))
+    assert result.metrics == whole.metrics
+    assert [attempt["resumed"] for attempt in result.attempts] == [None, 1, 3, 5]
+
+
+def test_goes_on_after_the_last_epoch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    trial = make_trial("lora", {})
+    run(trial, tmp_path / "whole")
+    with monkeypatch.context() as patch:
+        patch.setattr(Training, "_finish", lambda *_: 1 / 0)
+        patch.setattr("harness.checkpoint.SHARE", 1e9)
+        assert run(trial, tmp_path / "cut").status == "failed"
+    folder = TrialFolder(tmp_path / "cut" / trial.identity)
+    result = run_trial(trial, folder.claim(trial.spec(), replaces=folder.stamp()))
+    assert_same(TrialFolder(tmp_path / "whole" / trial.identity), folder)
+    assert [attempt["resumed"] for attempt in result.attempts] == [None, 4]
+    assert result.time.step is not None, "the steps of the first process count"
+
+
+@pytest.mark.parametrize("damage", ["cut", "zeros", "other code", "other data", "other tensors"])
+def test_a_checkpoint_that_does_not_fit_is_not_gone_on_from(
+    damage: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    trial = make_trial("lora", {})
+    run(trial, tmp_path / "whole")
+    cut_off(monkeypatch, trial, tmp_path / "cut", epoch=2)
+    path = tmp_path / "cut" / trial.identity / CHECKPOINT
+    content = path.read_bytes()
+    if damage == "cut":
+        path.write_bytes(content[: len(content) // 2])
+    elif damage == "zeros":
+        path.write_bytes(bytes(len(content)))
+    elif damage == "other tensors":
+        from safetensors import safe_open
+
+        with safe_open(path, framework="pt") as file:
+            header = file.metadata()
+        tensors = load_file(path)
+        tensors.pop(next(name for name in tensors if name.startswith("model/")))
+        save_file(tensors, path, metadata=header)
+    else:
+        key = b'"code\\": \\"' if damage == "other code" else b'"data\\": \\"'
+        at = content.index(key) + len(key)
+        path.write_bytes(content[:at] + (b"0" if content[at : at + 1] != b"0" else b"1") + content[at + 1 :])
+    result = run(trial, tmp_path / "cut")
+    assert_same(TrialFolder(tmp_path / "whole" / trial.identity), TrialFolder(tmp_path / "cut" / trial.identity))
+    assert [attempt["resumed"] for attempt in result.attempts] == [None, None]
+    assert "starting anew: the checkpoint" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("keep", "left"), [("adapter", {"adapter"}), ("none", set()), ("all", {"adapter", "checkpoint"})]
+)
+def test_what_a_finished_trial_keeps(keep: Any, left: set[str], tmp_path: Path) -> None:
+    trial = replace(make_trial("linear_probe", {}, epochs=1), keep=keep)
+    result = run(trial, tmp_path)
+    folder = tmp_path / trial.identity
+    found = {"adapter": folder / "adapter" / "adapter_model.safetensors", "checkpoint": folder / CHECKPOINT}
+    assert {name for name, path in found.items() if path.exists()} == left
+    assert result.storage.adapter is not None and "adapter" in result.digests
+    assert replace(trial, keep="all").identity == trial.identity
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("method", "settings"), CASES, ids=str)
+def test_killed_at_random_moments(method: str, settings: dict[str, Any], tmp_path: Path) -> None:
+    """kill -9 of the real process, three times, whenever it comes."""
+    trial = make_trial(method, settings, epochs=12)
+    data = data_root().resolve()
+    whole, cut = (TrialFolder(tmp_path / name / trial.identity) for name in ("whole", "cut"))
+    began = time.monotonic()
+    launch(trial, whole.claim(trial.spec()), data=data)
+    duration = time.monotonic() - began
+    seed = random.SystemRandom().randrange(10**6)
+    print("seed of the moments:", seed)
+    moments = random.Random(seed)
+    for _ in range(3):
+        killer = threading.Timer(moments.uniform(0.1, 0.6) * duration, kill_worker, args=[cut])
+        killer.start()
+        result = launch(trial, cut.claim(trial.spec()), data=data)
+        killer.cancel()
+        if result.status == "done":
+            break
+        assert result.status == "lost"
+    else:
+        launch(trial, cut.claim(trial.spec()), data=data)
+    assert_same(whole, cut)
+
+
+def kill_worker(folder: TrialFolder) -> None:
+    lease = folder.running()
+    if lease is not None and lease.pid != os.getpid():
+        os.kill(lease.pid, signal.SIGKILL)
