@@ -13,10 +13,10 @@ import os
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, TextIO
 
 from harness.launch import launch
 from harness.models.weights import data_root
@@ -140,7 +140,7 @@ def run_jobs(
     os.environ.setdefault("TUNE_MAX_PENDING_TRIALS_PG", str(slots + 1))
     import ray
 
-    with stop_on_signals():
+    with stop_on_signals(), _chatter_to(store.output / "ray.log"):
         try:
             ray.init(
                 address="local",
@@ -162,6 +162,17 @@ def run_jobs(
             with contextlib.suppress(CannotWrite):
                 _close_interrupted(jobs, store, why=outcome.problem or "interrupted")
     return outcome
+
+
+@contextlib.contextmanager
+def _chatter_to(path: Path) -> Iterator[None]:
+    """Send what Ray prints into the driver's stdout, which belongs to our own output, to a file."""
+    try:
+        sink: TextIO = path.open("a")  # noqa: SIM115
+    except OSError:
+        sink = Path(os.devnull).open("a")  # noqa: SIM115
+    with sink, contextlib.redirect_stdout(sink):
+        yield
 
 
 def _rounds(jobs: Sequence[Job], outcome: Outcome, *, store: Store, observer: Observer, **slots: Any) -> None:
@@ -205,7 +216,7 @@ def _round(
     from harness.tune_parts import PlannedOrder, Watch
 
     for name in ("ray.tune", "ray.train", "ray.air", "ray"):
-        logging.getLogger(name).setLevel(logging.ERROR)
+        logging.getLogger(name).setLevel(logging.CRITICAL)  # what ends a worker goes to the trial's log
 
     plan = list(jobs)
     bundles = [bundle(job.trial, gpus=gpus) for job in plan]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -58,10 +59,15 @@ class Watch(Callback):
         if result is not None:
             self.observer.finished(job.trial, result)
         elif lease is not None:
-            self.observer.postponed(job.trial, f"process {lease.pid} on {lease.host}, of another run, works on it")
+            self.observer.postponed(job.trial, f"process {lease.pid} on {lease.host} works on it")
         else:
-            self.observer.postponed(job.trial, self.halt.problem or "its worker vanished")
+            self.observer.postponed(job.trial, self.halt.problem or "its worker vanished; see `harness logs`")
 
     def on_trial_error(self, iteration: int, trials: Any, trial: Any, **info: Any) -> None:
-        """A trial's actor died."""
+        """A trial's actor died, or failed outside the trial's own process: keep what Tune knows in the trial's log."""
+        folder = self.store.trial(self.plan[trial.config["index"]].trial.identity)
+        with contextlib.suppress(OSError):
+            folder.path.mkdir(parents=True, exist_ok=True)
+            with (folder.path / "log.txt").open("a") as file:
+                file.write(f"--- the worker that ran this trial ended\n{trial.get_error()}\n")
         self.on_trial_complete(iteration, trials, trial)

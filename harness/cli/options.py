@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -31,7 +32,7 @@ def print_json(value: Any) -> None:
 
 def make_console(*, stderr: bool = False) -> Console:
     """A console that does not cut lines where nobody looks at a terminal."""
-    console = Console(stderr=stderr, soft_wrap=True)
+    console = Console(file=sys.stderr if stderr else sys.stdout, soft_wrap=True)  # bound: a run redirects sys.stdout
     if not console.is_terminal:
         console.width = 160  # a pipe has no width: don't cut columns to 80
     return console
