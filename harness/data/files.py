@@ -69,7 +69,8 @@ def read_clouds(
     except MemoryError:
         raise FileRefused("reading it takes more memory than there is") from None
     except Exception as error:  # parsers of damaged files raise whatever they stumble over
-        raise FileRefused(f"damaged or no {suffix} file ({_brief(error)})") from None
+        why = f" ({_brief(error)})" if isinstance(error, ValueError) else ""
+        raise FileRefused(f"damaged or no {suffix} file{why}") from None
     return np.stack(clouds)
 
 
@@ -91,8 +92,7 @@ def _content(path: Path) -> bytes:
 def _brief(error: Exception) -> str:
     """The first line of a parser's message, short and printable."""
     line = (str(error).strip().splitlines() or [""])[0]
-    text = "".join(c if c.isprintable() else "?" for c in line[:100])
-    return text or type(error).__name__
+    return "".join(c if c.isprintable() else "?" for c in line[:100])
 
 
 # Shapes to clouds

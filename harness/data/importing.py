@@ -7,16 +7,9 @@ the time, the machine or the path is kept.
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
-import multiprocessing
-import os
-import resource
-import signal
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
@@ -27,15 +20,12 @@ from safetensors.numpy import save
 
 from harness import registry
 from harness.data.dataset import Split
-from harness.data.files import FileRefused, read_clouds
 from harness.data.folder import Layout, ShapeFile, printable, scan
 from harness.data.imported import NAME, Card, ClassCounts, RefusedFile, card_path, clouds_path
+from harness.data.reading import read_files
 from harness.errors import UserError
 from harness.store import write_atomically
 
-WORKERS = 4
-MEMORY = 8 * 2**30
-"""Bytes of address space of one worker; a file that asks for more is refused."""
 UNKNOWN_LICENCE = "not stated"
 TOLD = 12
 """Refused files that an error names."""
@@ -130,6 +120,25 @@ def import_folder(
     return card
 
 
+def first_suite(card: Card) -> str:
+    """The text of a small suite on an imported dataset, to start from."""
+    return f"""\
+format: 1
+name: my_comparison
+seeds: 3
+datasets: ["{card.name}"]
+backbones:
+  point_mae: {{preset: tiny, weights: point_mae_tiny_parts}}
+methods:
+  linear_probe: {{}}
+  lora: {{rank: 8}}
+  dapt: {{rank: 16}}
+train: {{epochs: 20, batch_size: {min(16, card.train_items)}, learning_rate: 2.0e-3, warmup_epochs: 2}}
+protocol: {{frozen_batchnorm: running}}
+data: {{points: {min(512, card.points)}}}
+"""
+
+
 # What can be wrong
 
 
@@ -185,57 +194,14 @@ def _read(
     """All clouds in the order of the files, and the refused files as (name, reason)."""
     items: list[Item] = []
     refused: list[tuple[str, str]] = []
-    for done, (file, outcome) in enumerate(_outcomes(files, points, normalised), start=1):
+    outcomes = read_files([file.path for file in files], points=points, normalised=normalised)
+    for done, (file, outcome) in enumerate(zip(files, outcomes, strict=True), start=1):
         if isinstance(outcome, str):
             refused.append((file.name, outcome))
         else:
             items += [Item(file, cloud, hashlib.sha256(cloud.tobytes()).hexdigest(), file.split) for cloud in outcome]
         progress(done, len(files))
     return items, refused
-
-
-def _outcomes(files: Sequence[ShapeFile], points: int, normalised: bool) -> Iterator[tuple[ShapeFile, Clouds | str]]:
-    """Clouds or the reason of refusal, file by file. A file whose reader dies takes the other files' readers along;
-    those left are then read one at a time, to find out which it was."""
-    left = list(files)
-    with _workers(min(WORKERS, os.cpu_count() or 1, len(files))) as pool, contextlib.suppress(BrokenProcessPool):
-        futures = [pool.submit(_read_one, file.path, points, normalised) for file in files]
-        for file, future in zip(files, futures, strict=True):
-            outcome = future.result()
-            left.pop(0)
-            yield file, outcome
-    while left:
-        with _workers(1) as pool:
-            while left:
-                try:
-                    outcome = pool.submit(_read_one, left[0].path, points, normalised).result()
-                except BrokenProcessPool:
-                    yield left.pop(0), "reading it ended its process"
-                    break
-                yield left.pop(0), outcome
-
-
-@contextlib.contextmanager
-def _workers(count: int) -> Iterator[ProcessPoolExecutor]:
-    """Processes that read files; what is left to do is dropped when an error or Ctrl-C comes through."""
-    pool = ProcessPoolExecutor(count, multiprocessing.get_context("forkserver"), initializer=_enter_worker)
-    try:
-        yield pool
-    finally:
-        pool.shutdown(wait=False, cancel_futures=True)
-
-
-def _enter_worker() -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the main process's business
-    with contextlib.suppress(ValueError, OSError):  # macOS has no such limit
-        resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
-
-
-def _read_one(path: Path, points: int, normalised: bool) -> Clouds | str:
-    try:
-        return read_clouds(path, points=points, normalised=normalised)
-    except FileRefused as refusal:
-        return str(refusal)
 
 
 # Splitting and writing
