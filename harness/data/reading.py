@@ -36,10 +36,15 @@ def read_files(paths: Sequence[Path], *, points: int, normalised: bool) -> Itera
     """
     left = list(paths)
     with _workers(min(WORKERS, os.cpu_count() or 1, len(left))) as pool, contextlib.suppress(BrokenProcessPool):
-        for future in [pool.submit(_read_one, path, points, normalised) for path in paths]:
-            outcome = future.result()
-            left.pop(0)
-            yield outcome
+        futures = [pool.submit(_read_one, path, points, normalised) for path in paths]
+        try:
+            for future in futures:
+                outcome = future.result()
+                left.pop(0)
+                yield outcome
+        finally:
+            for future in futures:  # an error or Ctrl-C came through: don't begin what nobody waits for
+                future.cancel()
     while left:
         with _workers(1) as pool:
             while left:
@@ -55,16 +60,16 @@ def read_files(paths: Sequence[Path], *, points: int, normalised: bool) -> Itera
 
 @contextlib.contextmanager
 def _workers(count: int) -> Iterator[ProcessPoolExecutor]:
-    """Processes that read files; what is left to do is dropped when an error or Ctrl-C comes through."""
+    """Processes that read files, and end once nothing is left to do."""
     pool = ProcessPoolExecutor(count, multiprocessing.get_context("forkserver"), initializer=_enter_worker)
     try:
         yield pool
     finally:
-        pool.shutdown(wait=False, cancel_futures=True)
+        pool.shutdown(wait=False)
 
 
 def _enter_worker() -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the main process's business
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C at a terminal ends workers at once, without a traceback
     with contextlib.suppress(ValueError, OSError):  # macOS has no such limit
         resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
 
