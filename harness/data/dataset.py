@@ -41,6 +41,9 @@ class Dataset(ABC):
     """Points stored per cloud."""
     up: Literal["y", "z"]
     """Vertical axis, about which the rotation augmentation turns."""
+    normalised: bool
+    """Clouds are moved to mean zero and scaled so that the farthest point has norm 1; a file for `harness predict`
+    is treated likewise."""
     licence: str
     source: str
     """Where a user gets it."""

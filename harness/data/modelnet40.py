@@ -23,6 +23,7 @@ MODELNET40 = H5Dataset(
     test_items=2468,
     points=2048,
     up="y",
+    normalised=True,  # in the release; they are used as stored
     licence="ModelNet terms of use (academic research)",
     source="Get modelnet40_ply_hdf5_2048.zip and unpack it so that modelnet40_ply_hdf5_2048/ lies in the data "
     "folder (HARNESS_DATA).",

@@ -78,6 +78,7 @@ def _declare(name: str, folder: str, stem: str, *, train: int, test: int) -> H5D
         test_items=test,
         points=2048,
         up="y",
+        normalised=False,
         licence="ScanObjectNN terms of use (research, by agreement)",
         source="Ask for h5_files.zip at https://hkust-vgd.github.io/scanobjectnn/ and unpack it so that "
         "ScanObjectNN/main_split and ScanObjectNN/main_split_nobg lie in the data folder (HARNESS_DATA).",

@@ -60,6 +60,7 @@ def _declare(name: str) -> ShippedDataset:
         test_items=card["sizes"]["test"],
         points=1024,
         up="z",
+        normalised=True,
         licence="CC BY 3.0, CC BY 3.0 US and CC0, per library; see NOTICE",
         source="ships with the harness; made from Debian's package sweethome3d-furniture",
         digest=card["digest"],

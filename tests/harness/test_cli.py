@@ -66,6 +66,14 @@ def test_plan_and_validate(tmp_path: Path) -> None:
         ["list", "metods"],
         ["data", "prepare", "sweethome12", "--source", "nowhere"],
         ["data", "prepare", "nope", "--source", "nowhere"],
+        ["data", "import", "nowhere", "--name", "x"],
+        ["data", "import", "bad.yaml", "--name", "x"],
+        ["data", "import", ".", "--name", "x"],
+        ["data", "import", ".", "--name", "a/b"],
+        ["data", "import", ".", "--name", "sweethome12"],
+        ["data", "import", ".", "--name", "x", "--test-fraction", "2"],
+        ["data", "import", ".", "--name", "x", "--up", "x"],
+        ["data", "import", "."],
         ["pretrain", "--data", "nowhere.npy", "--name", "x"],
         ["init", "bad.yaml"],
     ],
@@ -106,3 +114,18 @@ def test_init_writes_a_suite_that_is_valid(tmp_path: Path) -> None:
     assert harness("init", "mine.yaml", cwd=tmp_path).returncode == 0
     assert "name: mine" in (tmp_path / "mine.yaml").read_text()
     assert harness("validate", "mine.yaml", cwd=tmp_path).returncode == 0
+
+
+def test_own_data_from_folder_to_suite(tmp_path: Path) -> None:
+    for index in range(8):
+        folder = tmp_path / "shapes" / ("ring" if index % 2 else "[red]rod")
+        folder.mkdir(parents=True, exist_ok=True)
+        rows = [f"{index} {step % 7} {step % (index + 2)}" for step in range(600)]
+        (folder / f"{index}.xyz").write_text("\n".join(rows))
+    (folder / "bad.ply").write_text("ply")
+    done = harness("data", "import", "shapes", "--name", "mine", "--points", "512", cwd=tmp_path)
+    assert done.returncode == 0 and done.stderr == ""
+    assert "[red]rod" in done.stdout and "refused: damaged or no .ply file: ring/bad.ply" in done.stdout
+    (tmp_path / "mine.yaml").write_text(done.stdout[done.stdout.index("format: 1") :])
+    assert harness("validate", "mine.yaml", cwd=tmp_path).returncode == 0
+    assert "mine" in harness("list", "datasets", cwd=tmp_path).stdout.splitlines()

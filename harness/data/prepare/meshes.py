@@ -40,7 +40,7 @@ def read_obj(*, text: str) -> Floats:
     vertices: list[list[str]] = []
     faces: list[tuple[int, int, int]] = []
     for number, line in enumerate(text.splitlines(), start=1):
-        kind, _, rest = line.partition(" ")
+        kind, _, rest = line.replace("\t", " ").strip().partition(" ")
         if kind == "v":
             vertices.append(rest.split()[:3])
         elif kind == "f":

@@ -1,0 +1,81 @@
+"""Many files of a stranger, read in worker processes.
+
+A file that makes its parser crash, or ask for all the memory there is, ends its worker and not the import.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import multiprocessing
+import os
+import resource
+import signal
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from harness.data.files import FileRefused, read_clouds
+
+WORKERS = 4
+MEMORY = 8 * 2**30
+"""Bytes of address space of one worker; a file that asks for more is refused."""
+
+Outcome = NDArray[np.float32] | str
+"""The clouds (n, N, 3) of a file, or why there are none."""
+
+
+def read_files(paths: Sequence[Path], *, points: int, normalised: bool) -> Iterator[Outcome]:
+    """What `read_clouds` makes of every file, in their order.
+
+    When a worker dies, all files in work are lost with it. Those left are then read one at a time, to find out which
+    file it was; that one is refused.
+    """
+    left = list(paths)
+    with _workers(min(WORKERS, os.cpu_count() or 1, len(left))) as pool, contextlib.suppress(BrokenProcessPool):
+        futures = [pool.submit(_read_one, path, points, normalised) for path in paths]
+        try:
+            for future in futures:
+                outcome = future.result()
+                left.pop(0)
+                yield outcome
+        finally:
+            for future in futures:  # an error or Ctrl-C came through: don't begin what nobody waits for
+                future.cancel()
+    while left:
+        with _workers(1) as pool:
+            while left:
+                try:
+                    outcome = pool.submit(_read_one, left[0], points, normalised).result()
+                except BrokenProcessPool:
+                    outcome = "reading it ended its process"
+                left.pop(0)
+                yield outcome
+                if isinstance(outcome, str):
+                    break  # a new pool, should this one be broken
+
+
+@contextlib.contextmanager
+def _workers(count: int) -> Iterator[ProcessPoolExecutor]:
+    """Processes that read files, and end once nothing is left to do."""
+    pool = ProcessPoolExecutor(count, multiprocessing.get_context("forkserver"), initializer=_enter_worker)
+    try:
+        yield pool
+    finally:
+        pool.shutdown(wait=False)
+
+
+def _enter_worker() -> None:
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C at a terminal ends workers at once, without a traceback
+    with contextlib.suppress(ValueError, OSError):  # macOS has no such limit
+        resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
+
+
+def _read_one(path: Path, points: int, normalised: bool) -> Outcome:
+    try:
+        return read_clouds(path, points=points, normalised=normalised)
+    except FileRefused as refusal:
+        return str(refusal)
