@@ -20,6 +20,7 @@ FULL = tuple(
         (TRANSFORMER, "F.gelu(self.fc1(x))", 'F.gelu(self.fc1(x), approximate="tanh")', "exact GELU"),
         (TRANSFORMER, "attention(query, key, value)", "attention(key, query, value)", "order of query, key, value"),
         (TRANSFORMER, "x = tokens.features + tokens.positions\n", "x = tokens.features\n", "positions at every block"),
+        (TRANSFORMER, "self.attn(self.norm1(x))", "self.attn(self.norm1(x.detach()))", "gradient through attention"),
         (TOKENIZER, "local.amax(2)", "local.mean(2)", "a patch is the maximum of its points"),
         (TOKENIZER, "F.gelu(self.fc1(centers))", "F.relu(self.fc1(centers))", "GELU in the position embedding"),
         (TOKENIZER, "PointwiseNorm(width // 2)", "PointwiseNorm(width // 2, momentum=0.11)", "running statistics"),
@@ -39,6 +40,7 @@ DAPT = tuple(
         ("first=index == 0", "first=True", "positions are added once"),
         ("torch.addcmul(self.beta, y, self.gamma)", "(y + self.beta) * self.gamma", "scale, then shift"),
         ("adapted = self.adapter(z)", "adapted = self.adapter(x)", "the adapter sees normalised tokens"),
+        ("block.mlp(z) + adapted)", "block.mlp(z) + adapted.detach())", "gradient of the adapter"),
         ("isinstance(m, ScaleShift | DynamicAdapter)", "isinstance(m, DynamicAdapter)", "scale-shifts train"),
         (
             "unfrozen=[encoder.class_token, encoder.class_position]",
@@ -61,6 +63,7 @@ POINT_PEFT = tuple(
         ("scores.softmax(1)", "scores", "softmax over the memory's neighbours"),
         ("prompts + tokens.memory +", "prompts +", "the memory itself joins the prompts"),
         ("prompts_are_rows=True)", "prompts_are_rows=False)", "the published code's rows"),
+        ("local.spread @ values", "local.spread @ values.detach()", "gradient through the neighbourhoods"),
         ("encoder.norm, *biases]", "*biases]", "the final norm trains"),
         (
             "before_training=adapted.build_bank",
