@@ -46,7 +46,7 @@ def main() -> None:
     torch.set_num_threads(1)
     folder, rank, wanted = Path(sys.argv[1]), int(sys.argv[2]), sys.argv[3:]
     distributed.init_process_group(
-        "gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=WORLD, timeout=timedelta(seconds=30)
+        "gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=WORLD, timeout=timedelta(seconds=100)
     )
     for case in (case for case in CASES if str(case) in wanted):
         try:
