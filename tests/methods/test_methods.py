@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from harness import registry
+from harness.errors import UserError
 from harness.method import Adapted, Method, Task, attach
 from harness.models.encoder import Encoder
 from harness.models.point_mae import PointMAE
@@ -67,3 +68,15 @@ def test_no_weight_decay_for_vectors_and_the_class_token() -> None:
     for key, parameter in found.trainable.items():
         exempt = parameter.ndim <= 1 or key == "encoder.class_token"
         assert (id(parameter) in decayed) is not exempt, key
+
+
+@pytest.mark.parametrize(("name", "has_prompts"), [("linear_probe", False), ("point_peft", False), ("vpt", True)])
+def test_a_head_that_should_see_prompts_needs_some(name: str, has_prompts: bool) -> None:
+    """The mean over no prompts would be NaN, found only when the trial has diverged."""
+    case = Case(name, "point_mae", {"pool": ["class", "prompt_mean"]})
+    model = case.build().model.eval()
+    if has_prompts:
+        assert torch.isfinite(model(case.clouds(2, seed=0))).all()
+    else:
+        with pytest.raises(UserError, match="pool asks for prompts"):
+            model(case.clouds(2, seed=0))
