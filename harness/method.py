@@ -36,9 +36,9 @@ class Adapted:
 
     added: new modules and parameters. unfrozen: parts of the pre-trained encoder that train (class token and
     position count here: no pre-trained checkpoint holds them). dead: parameters among these that published code
-    declares and never gives a gradient; they count. no_decay: parameters of two and more dimensions that get no
-    weight decay all the same. before_training: called once with the training clouds (B, N, 3), in index order,
-    before the first epoch.
+    declares and that get no gradient, or one that is always zero; they count. no_decay: parameters of two and more
+    dimensions that get no weight decay all the same. before_training: called once with the training clouds (B, N, 3),
+    in index order, before the first epoch.
     """
 
     encoder: nn.Module

@@ -21,6 +21,10 @@ from harness.errors import UserError, did_you_mean
 Kind = Literal["methods", "backbones", "datasets", "reporters"]
 
 
+def _origin(entry: EntryPoint) -> str:
+    return f"{entry.value} of package {entry.dist.name}" if entry.dist is not None else entry.value
+
+
 @cache
 def _entries(kind: Kind) -> dict[str, EntryPoint]:
     found: dict[str, EntryPoint] = {}
@@ -28,7 +32,7 @@ def _entries(kind: Kind) -> dict[str, EntryPoint]:
         if entry.name in found and found[entry.name].value != entry.value:
             raise UserError(
                 f"two plug-ins call themselves '{entry.name}' in harness.{kind}: "
-                f"{found[entry.name].value} and {entry.value}; uninstall one of them"
+                f"{_origin(found[entry.name])} and {_origin(entry)}; uninstall one of them"
             )
         found[entry.name] = entry
     return found
@@ -38,9 +42,15 @@ def _entries(kind: Kind) -> dict[str, EntryPoint]:
 def _load(kind: Kind, name: str) -> Any:
     entry = _entries(kind)[name]
     try:
-        return entry.load()
-    except (ImportError, AttributeError) as error:
-        raise UserError(f"plug-in '{name}' ({entry.value}) cannot be loaded: {error}") from error
+        plugin = entry.load()
+    except Exception as error:  # whatever a third party's module does when it is imported
+        reason = " ".join(f"{type(error).__name__}: {error}".split())
+        raise UserError(f"plug-in '{name}' ({_origin(entry)}) cannot be loaded: {reason}") from error
+    if (wanted := _misfit(kind, plugin)) is not None:
+        raise UserError(
+            f"plug-in '{name}' ({_origin(entry)}) must be {wanted}, and is {plugin!r:.80}; mend its entry point"
+        )
+    return plugin
 
 
 def installed(kind: Kind) -> list[str]:
@@ -65,7 +75,10 @@ def explain_unknown(kind: Kind, name: str) -> str:
 
 
 def get(kind: Kind, name: str) -> Any:
-    """The plug-in, or the imported dataset, called `name`. Raises UserError with a suggestion when there is none."""
+    """The plug-in, or the imported dataset, called `name`.
+
+    Raises UserError when there is none, it cannot be loaded, or is of another kind.
+    """
     if name in _entries(kind):
         return _load(kind, name)
     imported = _imported(kind)
@@ -82,3 +95,23 @@ def _imported(kind: Kind) -> Mapping[str, Any]:
     from harness.models.weights import data_root
 
     return imported_datasets(data_root())
+
+
+def _misfit(kind: Kind, plugin: Any) -> str | None:
+    """What a plug-in of this kind must be, if this one is not."""
+    # Imported here, because the contracts import torch.
+    match kind:
+        case "methods":
+            from harness.method import Method
+
+            return None if isinstance(plugin, type) and issubclass(plugin, Method) else "a subclass of Method"
+        case "backbones":
+            from harness.models.backbone import Backbone
+
+            return None if isinstance(plugin, type) and issubclass(plugin, Backbone) else "a subclass of Backbone"
+        case "datasets":
+            from harness.data.dataset import Dataset
+
+            return None if isinstance(plugin, Dataset) else "an instance of a Dataset"
+        case "reporters":
+            return None if callable(plugin) else "a function write(results, path)"

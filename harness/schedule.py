@@ -168,7 +168,7 @@ def run_jobs(
 def _chatter_to(path: Path) -> Iterator[None]:
     """Send what Ray prints into the driver's stdout, which belongs to our own output, to a file."""
     try:
-        sink: TextIO = path.open("a")  # noqa: SIM115
+        sink: TextIO = path.open("a")
     except OSError:
         sink = Path(os.devnull).open("a")  # noqa: SIM115
     with sink, contextlib.redirect_stdout(sink):

@@ -123,4 +123,11 @@ class DAPT(Method):
             norm=nn.Sequential(encoder.norm, ScaleShift(encoder.dim)),
         )
         added = [m for m in adapted.modules() if isinstance(m, ScaleShift | DynamicAdapter)]
-        return Adapted(adapted, added=added, unfrozen=[encoder.class_token, encoder.class_position])
+        # The last block's prompt goes to the head alone; where the head reads no prompts, its gradient is zero.
+        read = any(name.startswith("prompt_") for name in self.pool)
+        return Adapted(
+            adapted,
+            added=added,
+            unfrozen=[encoder.class_token, encoder.class_position],
+            dead=() if read else blocks[-1].prompt_shift.parameters(),
+        )

@@ -8,14 +8,23 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor, nn
 
+from harness.errors import UserError
 from harness.models.transformer import Tokens
 
 Pool = Literal["class", "prompt_mean", "prompt_max", "patch_max", "patch_mean"]
 
+
+def _prompts(tokens: Tokens) -> Tensor:
+    """Prompt tokens (B, P, C), at least one: the mean of none would be NaN, and train on."""
+    if tokens.prompts.shape[1] == 0:
+        raise UserError("pool asks for prompts, but this method hands none on to the head; use class and patch_max")
+    return tokens.prompts
+
+
 POOLS: dict[Pool, Callable[[Tokens], Tensor]] = {
     "class": lambda tokens: tokens.class_token,
-    "prompt_mean": lambda tokens: tokens.prompts.mean(1),
-    "prompt_max": lambda tokens: tokens.prompts.amax(1),
+    "prompt_mean": lambda tokens: _prompts(tokens).mean(1),
+    "prompt_max": lambda tokens: _prompts(tokens).amax(1),
     "patch_max": lambda tokens: tokens.patches.amax(1),
     "patch_mean": lambda tokens: tokens.patches.mean(1),
 }
