@@ -19,7 +19,7 @@ from harness.data.imported import Card, imported_datasets
 from harness.data.importing import first_suite, import_folder
 from harness.errors import UserError
 from harness.suite import load_suite
-from tests.harness.test_train import folder_of, make_trial
+from tests.harness.test_train import claim, make_trial
 
 POINTS = 64
 PLY = "ply\nformat {}\nelement vertex {}\nproperty float x\nproperty float y\nproperty float z\n"
@@ -461,6 +461,6 @@ def test_an_imported_dataset_trains(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert len(suite.trials) == 9 and suite.trials[0].spec()["dataset"] == {"name": "mine", "version": 1}
     assert describe_dataset("mine")["normalised"] is True
     trial = make_trial("linear_probe", dataset=suite.trials[0].dataset)
-    result = run_trial(trial, folder_of(trial, tmp_path / "results"))
+    result = run_trial(trial, claim(trial, tmp_path / "results"))
     assert (result.status, result.error, result.metrics.total) == ("done", None, 12)
     assert json.loads((tmp_path / "imported" / "mine.json").read_text())["digest"] == card.digest
