@@ -66,8 +66,10 @@ def describe_dataset(name: str) -> dict[str, Any]:
 
 def describe_weights(name: str) -> dict[str, Any]:
     """A set of weights: declaration, place, and the recipe of shipped ones."""
+    if name == "random":
+        return {"name": name, "source": "no weights: the encoder as it is initialised, by the trial's seed"}
     if name not in WEIGHTS:
-        raise UserError(f"unknown weights '{name}'; {did_you_mean(name, WEIGHTS)}")
+        raise UserError(f"unknown weights '{name}'; {did_you_mean(name, ['random', *WEIGHTS])}")
     declared = WEIGHTS[name]
     found: dict[str, Any] = {
         "name": name,

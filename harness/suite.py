@@ -140,12 +140,16 @@ def find_suite(name_or_path: str) -> Path:
         if path.is_dir():
             raise UserError(f"{path}: is a folder; name a suite file")
         if not path.exists():
-            hint = did_you_mean(path.stem, shipped_suites())
-            raise UserError(f"{path}: no such file; shipped suites go by their name: {hint}")
+            there = [str(found) for found in path.parent.glob("*.y*ml")]
+            near = did_you_mean(str(path), there)
+            hint = near if near.startswith("did") else "`harness init` writes a suite"
+            raise UserError(f"{path}: no such file; {hint}; shipped suites go by name: {', '.join(shipped_suites())}")
         return path
     shipped = shipped_suites()
     if name_or_path not in shipped:
-        raise UserError(f"no suite '{name_or_path}': {did_you_mean(name_or_path, shipped)}; or give the path of a file")
+        files = [found for suffix in (".yaml", ".yml") if (found := path.with_suffix(suffix)).is_file()]
+        hint = f"did you mean '{files[0]}'?" if files else did_you_mean(name_or_path, shipped)
+        raise UserError(f"no shipped suite '{name_or_path}': {hint}; or give the path of a file")
     return shipped[name_or_path]
 
 
@@ -204,8 +208,10 @@ class _Resolver:
         top = {key: value for key, value in self.settings.items() if "." not in key}
         for key, value in top.items():
             if key in FACETS or key in SECTIONS or key not in SuiteFile.model_fields:
-                self._problem((), key, f"cannot be set; {did_you_mean(key, ['seeds', 'train.epochs', 'method.rank'])}")
-            data[key] = value
+                hint = did_you_mean(key, ["seeds", "train.epochs", "method.rank"])
+                self.problems.append(Problem(f"--set {key}", None, "", f"cannot be set; {hint}"))
+            else:
+                data[key] = value
         file = self._model(SuiteFile, data, ())
         if file is None or self.problems:
             self._names(data)

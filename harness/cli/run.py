@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shlex
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -18,6 +20,10 @@ if TYPE_CHECKING:
     from harness.trial import Trial
 
 app = typer.Typer()
+
+
+def _count(trials: Sequence[Trial]) -> str:
+    return f"{len(trials)} trial{'' if len(trials) == 1 else 's'}"
 
 
 def _chosen(suite: Suite, only: list[str] | None) -> tuple[Trial, ...]:
@@ -73,7 +79,7 @@ def run(
     left = to_run(trials, store, retry=sorted(wanted))
     console = make_console(stderr=as_json)
     console.print(
-        f"[bold]{loaded.name}[/bold]: {len(trials)} trials, {len(trials) - len(left)} done before, {len(left)} to run"
+        f"[bold]{loaded.name}[/bold]: {_count(trials)}, {len(trials) - len(left)} done before, {len(left)} to run"
     )
     seconds: dict[str, float] = {}
     if left and (check if check is not None else len(left) > CHECK_ABOVE):
@@ -160,7 +166,7 @@ def validate(
         else:
             valid.append({"suite": loaded.name, "trials": len(loaded.trials), "digest": loaded.digest})
             if not as_json:
-                typer.echo(f"{name}: valid, {len(loaded.trials)} trials")
+                typer.echo(f"{name}: valid, {_count(loaded.trials)}")
     if as_json:
         print_json({"valid": valid, "problems": problems})
     raise typer.Exit(2 if problems else 0)
@@ -175,13 +181,22 @@ def plan(
     as_json: AsJson = False,
 ) -> None:
     """Show the trials of a suite, which are done already, and what is missing to run them."""
-    from harness.run import what_is_missing
+    from harness.run import DigestsAtHand, what_is_missing
     from harness.store import Store
     from harness.suite import load_suite
 
     loaded = load_suite(suite, settings or ())
     trials, store = _chosen(loaded, only), Store(output)
-    results = {trial.identity: store.trial(trial.identity).result() for trial in trials}
+    at_hand = DigestsAtHand()
+
+    def status(trial: Trial) -> str:
+        result = store.trial(trial.identity).result()
+        if result is None:
+            return "to run"
+        done_here = result.status == "done" and not what_is_missing([trial])
+        return "stale" if done_here and at_hand.differ(trial, result) else result.status
+
+    statuses = {trial.identity: status(trial) for trial in trials}
     rows = [
         {
             "id": trial.identity,
@@ -190,7 +205,7 @@ def plan(
             "dataset": trial.dataset.name,
             "seed": trial.seed,
             "reference": trial.reference,
-            "status": result.status if (result := results[trial.identity]) else "to run",
+            "status": statuses[trial.identity],
         }
         for trial in trials
     ]
@@ -198,7 +213,7 @@ def plan(
     if as_json:
         print_json({"suite": loaded.name, "digest": loaded.digest, "trials": rows, "missing": missing})
         return
-    table = Table(title=f"{loaded.name}: {len(trials)} trials", title_justify="left")
+    table = Table(title=f"{loaded.name}: {_count(trials)}", title_justify="left")
     for column in (
         "method",
         "backbone",
@@ -215,7 +230,7 @@ def plan(
     for trial in trials:
         groups.setdefault((trial.method_label, trial.backbone_label, trial.dataset.name), []).append(trial)
     for labels, members in groups.items():
-        done = sum(1 for t in members if (r := results[t.identity]) is not None and r.status == "done")
+        done = sum(statuses[member.identity] == "done" for member in members)
         first = members[0]
         training = [str(first.train.epochs), str(first.train.batch_size), f"{first.train.learning_rate:g}"]
         if first.baseline is not None:
@@ -223,33 +238,45 @@ def plan(
         table.add_row(*labels, str(len(members)), f"{done}/{len(members)}", *training, str(first.data.points))
     console = make_console()
     console.print(table)
+    if stale := sum(found == "stale" for found in statuses.values()):
+        console.print(f"stale: {stale} made with other data or weights than those here; a run makes them anew")
     for message in missing:
         console.print(f"missing: {escape(message)}", highlight=False)
 
 
 @app.command()
 def report(
-    suite: Annotated[str, typer.Argument(help="Name of a suite that ran into the output folder.")],
+    suite: Annotated[str, typer.Argument(help="A suite that ran into the output folder: its name or file.")],
     output: Output = Path("results"),
 ) -> None:
     """Write the reports of a suite again, from the results on disk."""
     from harness.run import write_reports
     from harness.store import Store
 
-    for path in write_reports(Store(output), suite):
+    for path in write_reports(Store(output), _name_of(suite)):
         typer.echo(path)
 
 
 @app.command()
 def sync(
-    suite: Annotated[str, typer.Argument(help="Name of a suite that ran into the output folder.")],
+    suite: Annotated[str, typer.Argument(help="A suite that ran into the output folder: its name or file.")],
     output: Output = Path("results"),
 ) -> None:
     """Replay a suite's results into MLflow (MLFLOW_TRACKING_URI, or the database in the output folder)."""
     from harness.store import Store
     from harness.tracking import sync as replay
 
-    typer.echo(str(replay(store=Store(output), suite=suite)))
+    typer.echo(str(replay(store=Store(output), suite=_name_of(suite))))
+
+
+def _name_of(suite: str) -> str:
+    """The name that a suite's results go by: what was given, or the `name` of the file that was given."""
+    from harness.yaml_source import read_yaml
+
+    path = Path(suite)
+    return (
+        str(read_yaml(path).data.get("name", suite)) if path.suffix in (".yaml", ".yml") and path.is_file() else suite
+    )
 
 
 @app.command()
@@ -274,7 +301,8 @@ def init(
         write_atomically(path, text)
     except OSError as error:
         raise UserError(f"{path}: cannot be written ({error.strerror})") from None
-    typer.echo(f"wrote {path}; `harness validate {path}`, then `harness run {path}`")
+    word = shlex.quote(str(path))
+    typer.echo(f"wrote {path}; `harness validate {word}`, then `harness run {word}`")
 
 
 def _suite_name(path: Path) -> str:

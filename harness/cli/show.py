@@ -109,7 +109,8 @@ def show_dataset(name: Annotated[str, typer.Argument(help="Dataset.")], as_json:
     if as_json:
         print_json(found)
         return
-    for key, value in found.items():
+    missing = found.pop("missing")
+    for key, value in (found | {"here": "yes" if missing is None else f"no: {missing}"}).items():
         typer.echo(f"{key}: {', '.join(value) if isinstance(value, list) else value}")
 
 

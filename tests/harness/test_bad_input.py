@@ -130,6 +130,22 @@ def test_a_file_that_is_not_there() -> None:
         load_suite("quickstrat")
 
 
+def test_a_file_of_nearly_that_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    write(tmp_path, GOOD)
+    for name in ("suite", "suite.yml", "siute.yaml"):
+        with pytest.raises(UserError, match=r"did you mean 'suite\.yaml'"):
+            load_suite(name)
+
+
+def test_what_no_setting_can_change_is_told_once(tmp_path: Path) -> None:
+    with pytest.raises(SuiteError) as caught:
+        load_suite(str(write(tmp_path, GOOD)), ["epochs=1"])
+    assert [str(problem) for problem in caught.value.problems] == [
+        "--set epochs: cannot be set; did you mean 'train.epochs'?"
+    ]
+
+
 @pytest.mark.parametrize("selection", ["method=lroa", "colour=red", "method", "seed=9"])
 def test_selections_that_match_nothing(selection: str, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="--only"):

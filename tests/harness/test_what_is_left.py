@@ -1,8 +1,12 @@
 """Which trials run: those without a result, unfinished ones, those asked for, and those of other data or weights."""
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
 
+from typer.testing import CliRunner
+
+from harness.cli import app
 from harness.result import Result, Status
 from harness.run import DigestsAtHand, to_run
 from harness.store import Store
@@ -43,3 +47,16 @@ def test_unfinished_and_failed(tmp_path: Path) -> None:
     finish(store, third, "failed")
     assert left_to_run([first, second, third], store) == [first, second]
     assert left_to_run([first, second, third], store, retry=["failed"]) == [first, second, third]
+
+
+def test_plan_says_what_is_stale(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    done, stale, data = load_suite("quickstart").only(["method=lora", "dataset=sweethome12"])
+    finish(store, done)
+    finish(store, stale, weights="of other weights")
+    finish(store, data, data="of other clouds")
+    chosen = ["--only", "method=lora", "--only", "dataset=sweethome12", "--output", str(tmp_path)]
+    planned = CliRunner().invoke(app, ["plan", "quickstart", *chosen, "--json"])
+    assert [trial["status"] for trial in json.loads(planned.stdout)["trials"]] == ["done", "stale", "stale"]
+    shown = CliRunner().invoke(app, ["plan", "quickstart", *chosen]).stdout
+    assert "1/3" in shown and "stale: 2" in shown
