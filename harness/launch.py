@@ -16,6 +16,7 @@ import socket
 import sys
 import time
 from collections.abc import Iterator
+from multiprocessing.connection import Connection
 from multiprocessing.context import ForkServerContext
 from pathlib import Path
 from typing import Any
@@ -30,8 +31,6 @@ PRELOAD = [
     "torch._dynamo",  # the first optimiser of a process would import it: 2 s
 ]
 PR_SET_PDEATHSIG = 1
-CANNOT_WRITE = 74
-"""Exit code of a child that could not write its results (EX_IOERR)."""
 SIGN_OF_LIFE = 10.0
 """Seconds between two signs of life of a trial, for other hosts."""
 
@@ -79,16 +78,19 @@ def enter_child(environment: dict[str, str], threads: int, log: Path) -> None:
     torch.set_num_threads(threads)
 
 
-def _child(trial: Trial, writer: TrialWriter, git: str | None, environment: dict[str, str]) -> None:
+def _child(
+    trial: Trial, writer: TrialWriter, git: str | None, environment: dict[str, str], complaints: Connection
+) -> None:
     enter_child(environment, trial.resources.cpus_per_process, writer.path / "log.txt")
     from harness.train import run_trial
 
     try:
         writer.adopt()
         run_trial(trial, writer, git=git)
-    except (LeaseLost, CannotWrite) as problem:
-        print(problem, flush=True)  # noqa: T201
-        os._exit(CANNOT_WRITE if isinstance(problem, CannotWrite) else 1)
+    except LeaseLost as problem:
+        print(problem)  # noqa: T201
+    except CannotWrite as problem:
+        complaints.send(str(problem))
 
 
 def trial_environment(*, threads: int, gpus: str, data: Path) -> dict[str, str]:
@@ -111,9 +113,12 @@ def launch(trial: Trial, writer: TrialWriter, *, data: Path, gpus: str = "", git
     """
     _head_of_log(writer)
     environment = trial_environment(threads=trial.resources.cpus_per_process, gpus=gpus, data=data)
-    process = _context().Process(target=_child, args=(trial, writer, git, environment), daemon=True)
+    context = _context()
+    complaints, sender = context.Pipe(duplex=False)
+    process = context.Process(target=_child, args=(trial, writer, git, environment, sender), daemon=True)
     with _without_main():
         process.start()
+    sender.close()
     deadline = time.monotonic() + trial.resources.timeout
     while process.is_alive() and time.monotonic() < deadline:
         process.join(min(SIGN_OF_LIFE, max(0.0, deadline - time.monotonic())))
@@ -123,8 +128,8 @@ def launch(trial: Trial, writer: TrialWriter, *, data: Path, gpus: str = "", git
         process.join()
         error = f"took longer than resources.timeout = {trial.resources.timeout:g} s"
         return _record(trial, writer, status="timeout", error=error)
-    if process.exitcode == CANNOT_WRITE:
-        raise CannotWrite(f"{writer.path}: results cannot be written; see log.txt")
+    with contextlib.suppress(EOFError):
+        raise CannotWrite(complaints.recv())
     finished = writer.folder.result()
     if finished is not None:
         return finished

@@ -140,7 +140,7 @@ def run_jobs(
     os.environ.setdefault("TUNE_MAX_PENDING_TRIALS_PG", str(slots + 1))
     import ray
 
-    with stop_on_signals(), _chatter_to(store.output / "ray.log"):
+    with stop_on_signals() as take_signals, _chatter_to(store.output / "ray.log"):
         try:
             ray.init(
                 address="local",
@@ -151,6 +151,7 @@ def run_jobs(
                 configure_logging=True,
                 object_store_memory=100_000_000,
             )
+            take_signals()  # Ray has taken SIGTERM
             _rounds(jobs, outcome, store=store, observer=observer, slots=slots, gpus=gpus, git=git)
         except KeyboardInterrupt:
             outcome.interrupted = True
