@@ -70,8 +70,8 @@ def what_is_missing(trials: Sequence[Trial]) -> list[str]:
     return [message for message in found if message]
 
 
-def remember_suite(suite: Suite, store: Store) -> None:
-    """Write the suite and the list of its trials into the output folder."""
+def remember_suite(suite: Suite, store: Store, *, chosen: Sequence[Trial], command: Sequence[str]) -> None:
+    """Write the suite, the list of its trials, and what this run is asked for, into the output folder."""
     index = [
         {
             "id": trial.identity,
@@ -84,7 +84,13 @@ def remember_suite(suite: Suite, store: Store) -> None:
         for trial in suite.trials
     ]
     store.write_suite(
-        name=suite.name, description=suite.description, digest=suite.digest, text=suite.text, trials=index
+        name=suite.name,
+        description=suite.description,
+        digest=suite.digest,
+        text=suite.text,
+        trials=index,
+        command=command,
+        chosen=[trial.identity for trial in chosen],
     )
 
 

@@ -10,13 +10,13 @@ from __future__ import annotations
 
 import json
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from harness.atomic import read_json, write_atomically
-from harness.errors import UserError
+from harness.errors import UserError, did_you_mean
 from harness.result import Result
 from harness.trial_folder import TrialFolder
 
@@ -33,6 +33,11 @@ class Entry:
     reference: bool
     result: Result | None
 
+    @property
+    def name(self) -> str:
+        """For people: `lora point_mae sweethome12 seed 0`."""
+        return f"{self.method} {self.backbone} {self.dataset} seed {self.seed}"
+
 
 @dataclass(frozen=True)
 class SuiteResults:
@@ -42,6 +47,10 @@ class SuiteResults:
     description: str
     digest: str
     entries: tuple[Entry, ...]
+    command: tuple[str, ...] = ()
+    """Arguments of the `harness run` that ran it last, less its selections."""
+    chosen: frozenset[str] = frozenset()
+    """Trials that this run was asked for."""
 
 
 class Store:
@@ -70,9 +79,20 @@ class Store:
         return self.output / name
 
     def write_suite(
-        self, *, name: str, description: str, digest: str, text: str, trials: Iterable[dict[str, Any]]
+        self,
+        *,
+        name: str,
+        description: str,
+        digest: str,
+        text: str,
+        trials: Iterable[dict[str, Any]],
+        command: Sequence[str] = (),
+        chosen: Sequence[str] = (),
     ) -> None:
-        """Keep the suite and the list of its trials: {id, method, backbone, dataset, seed, reference}."""
+        """Keep the suite and the list of its trials: {id, method, backbone, dataset, seed, reference}.
+
+        `command` are the arguments of the run, less its selections; `chosen` the trials that these leave.
+        """
         folder = self.suite_folder(name)
         write_atomically(folder / "suite.yaml", text)
         index = {
@@ -80,9 +100,30 @@ class Store:
             "name": name,
             "description": description,
             "digest": digest,
+            "command": list(command),
+            "chosen": list(chosen),
             "trials": list(trials),
         }
         write_atomically(folder / "suite.json", json.dumps(index, indent=1))
+
+    def find(self, prefix: str) -> TrialFolder:
+        """The folder of the trial whose identity begins so. Raises UserError for none or several."""
+        known = sorted(path.name for path in (self.output / "trials").glob("*") if path.is_dir())
+        found = [name for name in known if name.startswith(prefix)] if prefix else []
+        if len(found) == 1:
+            return self.trial(found[0])
+        if found:
+            raise UserError(f"{self.output}: {len(found)} trials begin with '{prefix}': {', '.join(found[:5])}, …")
+        hint = did_you_mean(prefix, known) if len(known) <= 20 else "`harness status` and the report name them"
+        raise UserError(f"{self.output}: no trial '{prefix}'; {hint}")
+
+    def entry(self, identity: str) -> Entry | None:
+        """A trial by the labels of a suite here that lists it."""
+        for suite in self.suites():
+            for entry in self.load(suite).entries:
+                if entry.id == identity:
+                    return entry
+        return None
 
     def suites(self) -> Iterator[str]:
         """Names of the suites that ran here."""
@@ -96,4 +137,11 @@ class Store:
             known = ", ".join(self.suites()) or "none yet"
             raise UserError(f"{self.output}: holds no results of a suite '{name}' (found: {known})")
         entries = tuple(Entry(**entry, result=self.trial(entry["id"]).result()) for entry in index["trials"])
-        return SuiteResults(index["name"], index["description"], index["digest"], entries)
+        return SuiteResults(
+            name=index["name"],
+            description=index["description"],
+            digest=index["digest"],
+            entries=entries,
+            command=tuple(index.get("command", ())),
+            chosen=frozenset(index.get("chosen", ())),
+        )

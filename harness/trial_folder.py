@@ -178,8 +178,8 @@ class TrialFolder:
             token = secrets.token_hex(8)
             lease = Lease(token=token, **_myself(), attempt=len(earlier) + 1, started=now, earlier=earlier)
             write_atomically(self.path / "running.json", json.dumps(asdict(lease)))
-            for name in ("result.json", "predictions.npz"):
-                (self.path / name).unlink(missing_ok=True)
+            for path in (self.path / "result.json", self.path / "predictions.npz", *self.temporary()):
+                path.unlink(missing_ok=True)
             write_atomically(self.path / "spec.json", json.dumps(spec, indent=1))
         return TrialWriter(self, token)
 
@@ -200,6 +200,10 @@ class TrialFolder:
             write_atomically(self.path / "result.json", result.model_dump_json(indent=1))
             (self.path / "running.json").unlink(missing_ok=True)
             return result
+
+    def temporary(self) -> list[Path]:
+        """Files that a writer which died left half-written."""
+        return [path for path in self.path.rglob(".*.*") if path.is_file()]
 
     def attempts(self) -> int:
         """How many attempts were begun, by what lies here."""

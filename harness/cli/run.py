@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from harness.cli.options import AsJson, Only, Output, Set, SuiteName, make_console, print_json
+from harness.cli.options import AsJson, Only, Output, Set, SuiteName, make_console, print_json, suite_name
 from harness.errors import UserError
 
 if TYPE_CHECKING:
@@ -80,7 +80,8 @@ def run(
         with console.status("checking one step of every combination"):
             seconds = dry_steps([job.trial for job in left])
         console.print("checked: one step of every combination works")
-    remember_suite(loaded, store)
+    command = [suite, *(word for setting in settings or () for word in ("--set", setting)), "--output", str(output)]
+    remember_suite(loaded, store, chosen=trials, command=command)
     if left:
         with RunDisplay([job.trial for job in left], store=store, console=console) as display:
             summary = run_suite(
@@ -119,10 +120,11 @@ def run(
 
 
 def _print_summary(console: Console, store: Any, suite: Suite, summary: Any, took: str) -> None:
-    from harness.display import leaderboard_table
+    from harness.display import failure_lines, leaderboard_table
+    from harness.status import suite_status
 
-    for name, error in summary.failed.items():
-        console.print(f"[red]failed[/red]    {escape(name)}: {escape(error)}", highlight=False)
+    for line in failure_lines(suite_status(store, suite.name)):
+        console.print(line, highlight=False)
     if summary.interrupted:
         console.print("interrupted; the same command goes on where it stopped")
     if summary.problem:
@@ -229,27 +231,27 @@ def plan(
 
 @app.command()
 def report(
-    suite: Annotated[str, typer.Argument(help="Name of a suite that ran into the output folder.")],
+    suite: Annotated[str, typer.Argument(help="Name or file of a suite that ran into the output folder.")],
     output: Output = Path("results"),
 ) -> None:
     """Write the reports of a suite again, from the results on disk."""
     from harness.run import write_reports
     from harness.store import Store
 
-    for path in write_reports(Store(output), suite):
+    for path in write_reports(Store(output), suite_name(suite)):
         typer.echo(path)
 
 
 @app.command()
 def sync(
-    suite: Annotated[str, typer.Argument(help="Name of a suite that ran into the output folder.")],
+    suite: Annotated[str, typer.Argument(help="Name or file of a suite that ran into the output folder.")],
     output: Output = Path("results"),
 ) -> None:
     """Replay a suite's results into MLflow (MLFLOW_TRACKING_URI, or the database in the output folder)."""
     from harness.store import Store
     from harness.tracking import sync as replay
 
-    typer.echo(str(replay(store=Store(output), suite=suite)))
+    typer.echo(str(replay(store=Store(output), suite=suite_name(suite))))
 
 
 @app.command()
