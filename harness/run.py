@@ -36,6 +36,8 @@ class Summary:
     """Trial name -> status and first line of the error."""
     interrupted: bool = False
     reports: list[Path] = field(default_factory=list)
+    unwritten: list[str] = field(default_factory=list)
+    """Reports that could not be written, and why."""
     tracking: str | None = None
     """Why MLflow does not hold this run, when it does not."""
     problem: str | None = None
@@ -44,7 +46,7 @@ class Summary:
     @property
     def exit_code(self) -> int:
         """0 all done, 1 some trials failed or results could not be written, 130 interrupted."""
-        return 130 if self.interrupted else 1 if self.failed or self.problem else 0
+        return 130 if self.interrupted else 1 if self.failed or self.problem or self.unwritten else 0
 
 
 class Display(Protocol):
@@ -163,17 +165,28 @@ def check(trials: Sequence[Trial]) -> dict[str, float]:
     return {t.identity: seconds[combination(t)] for t in trials if t.baseline is None}
 
 
-def write_reports(store: Store, suite: str) -> list[Path]:
-    """All reports of a suite, from its results on disk."""
+def write_reports(store: Store, suite: str) -> tuple[list[Path], list[str]]:
+    """All reports of a suite, from its results on disk: the files, and what went wrong with others.
+
+    A reporter that fails takes no other down with it.
+    """
     results = store.load(suite)
     folder = store.suite_folder(suite) / "report"
-    folder.mkdir(parents=True, exist_ok=True)
-    paths = []
+    paths, problems = [], []
     for name in registry.names("reporters"):
         path = folder / f"leaderboard.{name}"
-        registry.get("reporters", name)(results, path)
-        paths.append(path)
-    return paths
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            registry.get("reporters", name)(results, path)
+        except OSError as error:
+            problems.append(f"{path}: cannot be written ({error.strerror or error})")
+        except UserError as error:
+            problems.append(f"{path}: {error}")
+        except Exception as error:  # a third party's reporter
+            problems.append(f"{path}: reporter '{name}' failed: {type(error).__name__}: {error}")
+        else:
+            paths.append(path)
+    return paths, problems
 
 
 def summarise(suite: Suite, trials: Sequence[Trial], store: Store, *, interrupted: bool) -> Summary:
@@ -206,7 +219,6 @@ def run_suite(
     from harness.tracking import start_mirror
 
     mirror = start_mirror(store, suite.name) if track else None
-    reports: list[Path] = []
     try:
         outcome = run_jobs(
             planned_order(jobs, seconds_per_step),
@@ -215,14 +227,11 @@ def run_suite(
             max_concurrent=max_concurrent,
             git=git_revision(),
         )
-        try:
-            reports = write_reports(store, suite.name)
-        except OSError as error:
-            outcome.problem = outcome.problem or f"{store.output}: reports cannot be written ({error.strerror})"
+        reports, unwritten = write_reports(store, suite.name)
     finally:
         synced = mirror.finish() if mirror is not None else None
     summary = summarise(suite, [job.trial for job in jobs], store, interrupted=outcome.interrupted)
     summary.problem = outcome.problem
-    summary.reports = reports
+    summary.reports, summary.unwritten = reports, unwritten
     summary.tracking = synced if isinstance(synced, str) else None
     return summary

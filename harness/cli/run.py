@@ -72,8 +72,11 @@ def run(
     store.prepare()
     left = to_run(trials, store, retry=sorted(wanted))
     console = make_console(stderr=as_json)
+    chosen = {job.trial.identity for job in left}
+    ended = summarise(loaded, [t for t in trials if t.identity not in chosen], store, interrupted=False)
+    failed = f"{len(ended.failed)} failed before (--retry runs them again), " if ended.failed else ""
     console.print(
-        f"[bold]{loaded.name}[/bold]: {len(trials)} trials, {len(trials) - len(left)} done before, {len(left)} to run"
+        f"[bold]{loaded.name}[/bold]: {len(trials)} trials, {ended.done} done before, {failed}{len(left)} to run"
     )
     seconds: dict[str, float] = {}
     if left and (check if check is not None else len(left) > CHECK_ABOVE):
@@ -98,7 +101,7 @@ def run(
         summary.done, summary.failed = everything.done, everything.failed
     else:
         summary = summarise(loaded, trials, store, interrupted=False)
-        summary.reports = write_reports(store, loaded.name)
+        summary.reports, summary.unwritten = write_reports(store, loaded.name)
         took = "no time"
     if as_json:
         print_json(
@@ -111,6 +114,7 @@ def run(
                 "interrupted": summary.interrupted,
                 "problem": summary.problem,
                 "reports": [str(path) for path in summary.reports],
+                "unwritten": summary.unwritten,
                 "mlflow": summary.tracking,
             }
         )
@@ -137,6 +141,8 @@ def _print_summary(console: Console, store: Any, suite: Suite, summary: Any, too
     for path in summary.reports:
         if path.suffix == ".html":
             console.print(f"report: {path}", highlight=False)
+    for problem in summary.unwritten:
+        console.print(f"[red]no report[/red] {escape(problem)}", highlight=False)
     if summary.tracking:
         console.print(f"MLflow: {escape(summary.tracking)}", highlight=False)
 
@@ -238,8 +244,12 @@ def report(
     from harness.run import write_reports
     from harness.store import Store
 
-    for path in write_reports(Store(output), suite_name(suite)):
+    paths, problems = write_reports(Store(output), suite_name(suite))
+    for path in paths:
         typer.echo(path)
+    for problem in problems:
+        typer.echo(f"error: {problem}", err=True)
+    raise typer.Exit(1 if problems else 0)
 
 
 @app.command()

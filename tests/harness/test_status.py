@@ -140,3 +140,19 @@ def test_clean(store: Store, suite: Suite) -> None:
         f"{interrupted.identity}/{CHECKPOINT}", f"{interrupted.identity}/{ADAPTER}", f"{running.identity}/{CHECKPOINT}"
     }  # fmt: skip
     assert store.trial(ended.identity).result() is not None
+
+
+def test_a_reporter_that_fails_takes_no_other_down(store: Store, suite: Suite, monkeypatch: pytest.MonkeyPatch) -> None:
+    from harness import registry
+    from harness.run import write_reports
+
+    def broken(results: Any, path: Path) -> None:
+        raise ZeroDivisionError("oh")
+
+    real = registry.get
+    monkeypatch.setattr(registry, "names", lambda kind: ["csv", "broken", "md"])
+    monkeypatch.setattr(registry, "get", lambda kind, name: broken if name == "broken" else real(kind, name))
+    finish(store, lora(suite)[0], metrics=Metrics(accuracy=0.7, correct=7, total=10))
+    paths, problems = write_reports(store, "quickstart")
+    assert [path.suffix for path in paths] == [".csv", ".md"]
+    assert len(problems) == 1 and "reporter 'broken' failed: ZeroDivisionError: oh" in problems[0]
