@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from harness.cli import main
+
 
 def harness(*arguments: str, cwd: Path, **environment: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-c", "from harness.cli import main; main()", *arguments]
@@ -84,13 +86,26 @@ def test_plan_and_validate(tmp_path: Path) -> None:
     ],
     ids=" ".join,
 )
-def test_bad_input_is_exit_code_2_without_traceback(arguments: list[str], tmp_path: Path) -> None:
+def test_bad_input_is_exit_code_2_without_traceback(
+    arguments: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """In this process, as starting one takes seconds; an exception that gets out fails the test."""
     (tmp_path / "bad.yaml").write_text("format: 1\nnme: x\n")
-    done = harness(*arguments, cwd=tmp_path)
-    assert done.returncode == 2, done.stdout + done.stderr
-    assert "Traceback" not in done.stderr
-    assert len(done.stderr.strip()) > 10
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["harness", *arguments])
+    with pytest.raises(SystemExit) as stop:
+        main()
+    told = capsys.readouterr()
+    assert stop.value.code == 2, told.out + told.err
+    assert "Traceback" not in told.err
+    assert len(told.err.strip()) > 10
     assert [path.name for path in tmp_path.iterdir()] == ["bad.yaml"], "something was written"
+
+
+def test_a_mistake_ends_the_real_process_cleanly(tmp_path: Path) -> None:
+    done = harness("run", "quickstrat", cwd=tmp_path)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.startswith("error: ") and "did you mean 'quickstart'?" in done.stderr
 
 
 def test_what_is_missing_is_said_in_one_message(tmp_path: Path) -> None:
