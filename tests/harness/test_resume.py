@@ -86,11 +86,11 @@ def cut_off(monkeypatch: pytest.MonkeyPatch, trial: Trial, root: Path, *, epoch:
         patch.setattr("harness.checkpoint.SHARE", 1e9)  # a checkpoint at every epoch's end
         with pytest.raises(Died):
             run(trial, root)
-    # the lease says that a process of this number works here: let it be that of a dead one
+    # the lease says that this process works here: let it be a dead one
     folder = TrialFolder(root / trial.identity)
-    (folder.path / "running.json").write_text(
-        (folder.path / "running.json").read_text().replace(f'"pid": {os.getpid()}', f'"pid": {dead_process()}')
-    )
+    lease = folder.lease()
+    assert lease is not None and lease.pid == os.getpid()
+    (folder.path / "running.json").write_text(lease.model_copy(update={"pid": dead_process()}).model_dump_json())
 
 
 def dead_process() -> int:
