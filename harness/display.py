@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import statistics
 import threading
 import time
@@ -106,6 +107,10 @@ def status_picture(*statuses: Status) -> Group:
             where = f"process {lease.pid} on {lease.host}"
             parts.append(Text(f"running   {entry.name}: epoch {lease.done}/{lease.epochs}, {where}  [{entry.id}]"))
         parts += failure_lines(status)
+        if status.active and not status.running:
+            parts.append(Text("a run goes on; no trial is running at the moment"))
+        elif not status.active and not status.complete:
+            parts.append(Text(f"no run goes on; this takes up what is left: {shlex.join(status.command)}"))
     return Group(*parts)
 
 

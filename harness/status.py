@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from harness.holder import Holder
 from harness.result import UNFINISHED, Result
 from harness.store import Entry, Store, SuiteResults
 from harness.trial_folder import Lease
@@ -63,8 +64,20 @@ class Status:
     causes: list[Cause]
     seconds_left: float | None
     """None when nothing runs, or nothing has finished that could tell."""
+    driver: Holder | None = None
+    """The process of a run that goes on here."""
     command: list[str] = field(default_factory=list)
     """The command that ran the suite, less its selections."""
+
+    @property
+    def active(self) -> bool:
+        """Whether a run goes on, as far as can be seen from here."""
+        return self.driver is not None or bool(self.running)
+
+    @property
+    def complete(self) -> bool:
+        """Whether every trial has a final result."""
+        return not self.running and not self.statuses.keys() & {"waiting", *UNFINISHED}
 
     @property
     def retry(self) -> str | None:
@@ -81,6 +94,7 @@ class Status:
             "trials": self.trials,
             "statuses": self.statuses,
             "seconds_left": self.seconds_left,
+            "active": self.active,
             "cells": [
                 {"method": method, "backbone": backbone, "dataset": dataset, **vars(cell)}
                 for (method, backbone, dataset), cell in self.cells.items()
@@ -110,6 +124,7 @@ def suite_status(store: Store, suite: str) -> Status:
         running=[(entry, leases[entry.id]) for entry in results.entries if entry.id in leases],
         causes=causes_of(entry for entry in results.entries if entry.id not in leases),
         seconds_left=_seconds_left(results, leases),
+        driver=results.driver if results.driver is not None and results.driver.alive() else None,
         command=["harness", "run", *results.command],
     )
     for entry in results.entries:

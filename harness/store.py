@@ -17,6 +17,7 @@ from typing import Any
 
 from harness.atomic import read_json, write_atomically
 from harness.errors import UserError, did_you_mean
+from harness.holder import Holder, myself
 from harness.result import Result
 from harness.trial_folder import TrialFolder
 
@@ -51,6 +52,8 @@ class SuiteResults:
     """Arguments of the `harness run` that ran it last, less its selections."""
     chosen: frozenset[str] = frozenset()
     """Trials that this run was asked for."""
+    driver: Holder | None = None
+    """The process of this run, alive or not."""
 
 
 class Store:
@@ -91,7 +94,8 @@ class Store:
     ) -> None:
         """Keep the suite and the list of its trials: {id, method, backbone, dataset, seed, reference}.
 
-        `command` are the arguments of the run, less its selections; `chosen` the trials that these leave.
+        `command` are the arguments of the run, less its selections; `chosen` the trials that these leave. This
+        process is remembered as the run's.
         """
         folder = self.suite_folder(name)
         write_atomically(folder / "suite.yaml", text)
@@ -102,6 +106,7 @@ class Store:
             "digest": digest,
             "command": list(command),
             "chosen": list(chosen),
+            "driver": myself(),
             "trials": list(trials),
         }
         write_atomically(folder / "suite.json", json.dumps(index, indent=1))
@@ -144,4 +149,5 @@ class Store:
             entries=entries,
             command=tuple(index.get("command", ())),
             chosen=frozenset(index.get("chosen", ())),
+            driver=Holder.model_validate(index["driver"]) if "driver" in index else None,
         )

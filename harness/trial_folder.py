@@ -16,7 +16,6 @@ import fcntl
 import json
 import os
 import secrets
-import socket
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
@@ -28,16 +27,14 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import psutil
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import ValidationError
 
 from harness.atomic import read_json, write_atomically
+from harness.holder import Holder, myself
 from harness.result import UNFINISHED, Result, Status
 
 SILENCE = 60.0
 """Seconds without a sign of life after which a process on another host is given up. It gives one every few seconds."""
-CLOCK_DRIFT = 5.0
-"""Seconds by which a process's start may seem to move when the system's clock is set."""
 CHECKPOINT = "checkpoint.safetensors"
 ADAPTER = Path("adapter") / "adapter_model.safetensors"
 
@@ -58,20 +55,14 @@ class CannotWrite(Exception):
     """The results folder takes no more: the disk is full, read-only or gone. No fault of the trial."""
 
 
-class Lease(BaseModel):
+class Lease(Holder):
     """Who works on a trial: the content of running.json."""
 
-    model_config = ConfigDict(frozen=True, extra="ignore")
-
     token: str
-    host: str
-    pid: int
-    created: float
-    """When the process was started, seconds since the epoch: tells it from a later one of the same number."""
     attempt: int
     started: float
     """When the attempt was started, seconds since the epoch."""
-    earlier: list[dict[str, Any]] = []
+    earlier: tuple[dict[str, Any], ...] = ()
     """The attempts before this one, as result.json lists them."""
     resumed: int | None = None
     """Epochs done in the checkpoint that the attempt went on from."""
@@ -95,10 +86,6 @@ class Lease(BaseModel):
 def moment(seconds: float) -> str:
     """Seconds since the epoch as ISO text in UTC, to the millisecond."""
     return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="milliseconds")
-
-
-def _myself() -> dict[str, Any]:
-    return {"host": socket.gethostname(), "pid": os.getpid(), "created": psutil.Process().create_time()}
 
 
 @dataclass(frozen=True)
@@ -155,13 +142,8 @@ class TrialFolder:
 
     def _alive(self, lease: Lease, *, now: float) -> bool:
         """Whether the holder lives: here by its process, elsewhere by its last sign of life before `now`."""
-        if lease.host == socket.gethostname():
-            try:
-                process = psutil.Process(lease.pid)
-                same = abs(process.create_time() - lease.created) < CLOCK_DRIFT
-                return same and process.status() != psutil.STATUS_ZOMBIE
-            except (psutil.Error, ValueError, OverflowError):
-                return False
+        if lease.here:
+            return lease.alive()
         try:
             return now - self._last_sign() < SILENCE
         except OSError:
@@ -184,7 +166,7 @@ class TrialFolder:
                 (self.path / "result.json").rename(self.path / "replaced.json")
             earlier = self._attempts_so_far(result)
             token, attempt = secrets.token_hex(8), len(earlier) + 1
-            lease = Lease(token=token, **_myself(), attempt=attempt, started=time.time(), earlier=earlier)
+            lease = Lease(token=token, **myself(), attempt=attempt, started=time.time(), earlier=tuple(earlier))
             write_atomically(self.path / "running.json", lease.model_dump_json())
             for path in (self.path / "result.json", self.path / "predictions.npz", *self.temporary()):
                 path.unlink(missing_ok=True)
@@ -267,7 +249,7 @@ class TrialWriter:
     def adopt(self) -> None:
         """The lease names this process from now on: call it in the process that does the work."""
         with self._writing() as lease:
-            self._update(lease.model_copy(update=_myself()))
+            self._update(lease.model_copy(update=myself()))
 
     def sign_of_life(self) -> None:
         """Tell other hosts that the process lives. Raises nothing: the next write will tell."""

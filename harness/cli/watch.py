@@ -26,7 +26,7 @@ EVERY = 2.0
 @app.command()
 def status(
     suite: SuiteHere = None,
-    watch: Annotated[bool, typer.Option("--watch", "-w", help="Keep looking until nothing runs any more.")] = False,
+    watch: Annotated[bool, typer.Option("--watch", "-w", help="Keep looking until no run goes on any more.")] = False,
     output: Output = Path("results"),
     as_json: AsJson = False,
 ) -> None:
@@ -54,7 +54,7 @@ def status(
         while True:
             found_now = [suite_status(store, name) for name in names]
             live.update(status_picture(*found_now), refresh=True)
-            if not any(one.running for one in found_now):
+            if not any(one.active for one in found_now):
                 return
             time.sleep(EVERY)
 

@@ -1,6 +1,7 @@
 """Where a suite stands, from the disk alone; what `status`, `logs` and `clean` show and remove."""
 
 import json
+import os
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -97,9 +98,14 @@ def test_what_vanished_is_tried_again_without_being_asked(store: Store, suite: S
     assert str(suite_status(store, "quickstart").retry).endswith("--output results")
 
 
-def test_watching_ends_when_nothing_runs(store: Store, suite: Suite) -> None:
+def test_watching_ends_when_no_run_goes_on(store: Store, suite: Suite) -> None:
     finish(store, lora(suite)[0], metrics=Metrics(accuracy=0.7))
-    assert "70.0 %" in invoke("status", "--watch")
+    assert "a run goes on" in invoke("status"), "that of this process"
+    index = Path("results/quickstart/suite.json")
+    index.write_text(index.read_text().replace(f'"pid": {os.getpid()}', f'"pid": {2**22 + 1}'))
+    shown = invoke("status", "--watch")
+    assert "70.0 %" in shown
+    assert "no run goes on; this takes up what is left: harness run quickstart --set train.epochs=10" in shown
 
 
 def test_logs(store: Store, suite: Suite) -> None:
