@@ -1,15 +1,21 @@
-"""`harness clean`: files in an output folder that nothing needs any more."""
+"""Files that nothing needs any more: in an output folder (`harness clean`), and what killed runs left elsewhere."""
 
 from __future__ import annotations
 
+import os
 import shutil
+import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import psutil
+
 from harness.result import UNFINISHED
 from harness.store import Store
 from harness.trial_folder import ADAPTER, CHECKPOINT, TrialFolder
+
+SCRATCH = "harness-tune-"
 
 
 @dataclass(frozen=True)
@@ -53,6 +59,19 @@ def remove(item: Litter) -> None:
             shutil.rmtree(item.path, ignore_errors=True)
     else:
         item.path.unlink(missing_ok=True)
+
+
+def scratch_prefix() -> str:
+    """How this process's temporary folders for Tune begin."""
+    return f"{SCRATCH}{os.getpid()}-"
+
+
+def sweep_scratch() -> None:
+    """Remove the temporary folders of runs that were killed."""
+    for path in Path(tempfile.gettempdir()).glob(f"{SCRATCH}*"):
+        number = path.name.removeprefix(SCRATCH).partition("-")[0]
+        if number.isdigit() and not psutil.pid_exists(int(number)):
+            shutil.rmtree(path, ignore_errors=True)
 
 
 def _size(path: Path) -> int:

@@ -54,6 +54,8 @@ def leaderboard_table(results: SuiteResults) -> Table:
         rows.setdefault((entry.reference, entry.method, entry.backbone), []).append(entry)
     several = len({entry.backbone for entry in results.entries}) > 1
     for (reference, method, backbone), entries in rows.items():
+        if all(entry.result is None for entry in entries):
+            continue
         done = [entry.result for entry in entries if entry.result is not None and entry.result.status == "done"]
         counts = [result.parameters.trainable for result in done if result.parameters.trainable is not None]
         steps = [result.time.step for result in done if result.time.step is not None]
@@ -194,6 +196,12 @@ class RunDisplay:
             self.running.pop(trial.identity, None)
         self.console.print(f"later     {trial.name}: {why}", highlight=False, markup=False)
 
+    def stopping(self) -> None:
+        """Ctrl-C came."""
+        with self.lock:
+            self.running.clear()
+        self.console.print("stopping; once more stops at once")
+
     def _left(self) -> str:
         done = sum(self.statuses.values())
         if not done:
@@ -238,11 +246,7 @@ class RunDisplay:
         table = Table(box=None, padding=(0, 2), show_header=False)
         for trial in running:
             lease = self.store.trial(trial.identity).lease()
-            done, epochs = (lease.done, lease.epochs or trial.train.epochs) if lease else (0, trial.train.epochs)
-            table.add_row(
-                "running",
-                Text(trial.name),
-                ProgressBar(total=epochs, completed=done, width=20),
-                f"epoch {done}/{epochs}",
-            )
+            done, epochs = (lease.done, lease.epochs) if lease is not None else (0, 0)
+            bar = ProgressBar(total=epochs or 1, completed=done, width=20)
+            table.add_row("running", Text(trial.name), bar, f"epoch {done}/{epochs}" if epochs else "starting")
         return table

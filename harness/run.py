@@ -9,7 +9,6 @@ from dataclasses import dataclass, field
 from functools import cache
 from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import Protocol
 
 from harness import registry
 from harness.data.dataset import combined_digest
@@ -17,7 +16,7 @@ from harness.errors import UserError
 from harness.launch import PRELOAD, enter_child, trial_environment
 from harness.models.weights import WEIGHTS, data_root
 from harness.result import UNFINISHED, Result
-from harness.schedule import Job, planned_order, run_jobs
+from harness.schedule import Job, Observer, planned_order, run_jobs
 from harness.store import Store
 from harness.suite import Suite
 from harness.trial import Trial
@@ -47,19 +46,6 @@ class Summary:
     def exit_code(self) -> int:
         """0 all done, 1 some trials failed or results could not be written, 130 interrupted."""
         return 130 if self.interrupted else 1 if self.failed or self.problem or self.unwritten else 0
-
-
-class Display(Protocol):
-    """What shows a run (harness.display.RunDisplay)."""
-
-    def started(self, trial: Trial) -> None:
-        """A slot took the trial."""
-
-    def finished(self, trial: Trial, result: Result) -> None:
-        """The trial has its result."""
-
-    def postponed(self, trial: Trial, why: str) -> None:
-        """The trial gets another turn."""
 
 
 def what_is_missing(trials: Sequence[Trial]) -> list[str]:
@@ -196,7 +182,7 @@ def summarise(suite: Suite, trials: Sequence[Trial], store: Store, *, interrupte
         result = store.trial(trial.identity).result()
         if result is not None and result.status == "done":
             summary.done += 1
-        elif result is not None:
+        elif result is not None and result.status != "interrupted":
             first = (result.error or "").strip().splitlines()
             summary.failed[trial.name] = f"{result.status}: {first[0] if first else ''}"
         elif not interrupted:
@@ -209,7 +195,7 @@ def run_suite(
     jobs: Sequence[Job],
     *,
     store: Store,
-    display: Display,
+    display: Observer,
     seconds_per_step: dict[str, float],
     max_concurrent: int | None = None,
     track: bool = True,

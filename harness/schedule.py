@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, TextIO
 
+from harness.cleaning import scratch_prefix, sweep_scratch
 from harness.launch import launch
 from harness.models.weights import data_root
 from harness.result import Result
@@ -53,6 +54,9 @@ class Observer(Protocol):
 
     def postponed(self, trial: Trial, why: str) -> None:
         """The trial left its slot without a result; it gets another turn."""
+
+    def stopping(self) -> None:
+        """Ctrl-C or SIGTERM came. Called from another thread."""
 
 
 @dataclass(frozen=True)
@@ -134,13 +138,14 @@ def run_jobs(
     if not jobs:
         return outcome
     os.environ.update(QUIET | {key: os.environ[key] for key in QUIET if key in os.environ})
+    sweep_scratch()
     gpus = gpus_here()
     threads = [job.trial.resources.cpus_per_process for job in jobs]
     slots = max_concurrent or max(1, (os.cpu_count() or 1) // min(threads))
     os.environ.setdefault("TUNE_MAX_PENDING_TRIALS_PG", str(slots + 1))
     import ray
 
-    with stop_on_signals() as take_signals, _chatter_to(store.output / "ray.log"):
+    with stop_on_signals(observer.stopping) as take_signals, _chatter_to(store.output / "ray.log"):
         try:
             ray.init(
                 address="local",
@@ -223,7 +228,7 @@ def _round(
     bundles = [bundle(job.trial, gpus=gpus) for job in plan]
     work = tune.with_parameters(_work, jobs=plan, output=store.output.resolve(), data=data_root().resolve(), git=git)
     work = tune.with_resources(work, lambda config: tune.PlacementGroupFactory([bundles[config["index"]]]))
-    with tempfile.TemporaryDirectory(prefix="harness-tune-") as scratch:
+    with tempfile.TemporaryDirectory(prefix=scratch_prefix()) as scratch:
         tuner = tune.Tuner(
             work,
             tune_config=tune.TuneConfig(

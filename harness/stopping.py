@@ -15,12 +15,12 @@ SHOW_CURSOR = b"\x1b[?25h"
 
 
 @contextlib.contextmanager
-def stop_on_signals() -> Iterator[Callable[[], None]]:
+def stop_on_signals(announce: Callable[[], None]) -> Iterator[Callable[[], None]]:
     """Within, the first SIGINT or SIGTERM raises KeyboardInterrupt, and a second one ends the process on the spot.
 
-    Nothing is lost by the second: whatever the run started dies with it, and finished results are on disk. Yields a
-    function that takes the signals again when a library has taken them away. Does nothing outside the main thread,
-    where Python takes no signals.
+    `announce` is called at once after the first, from another thread. Nothing is lost by the second: whatever the run
+    started dies with it, and finished results are on disk. Yields a function that takes the signals again when a
+    library has taken them away. Does nothing outside the main thread, where Python takes no signals.
     """
     if threading.current_thread() is not threading.main_thread():
         yield lambda: None
@@ -29,7 +29,7 @@ def stop_on_signals() -> Iterator[Callable[[], None]]:
     # numbers from a pipe knows at once.
     receive, send = os.pipe()
     os.set_blocking(send, False)
-    watcher = threading.Thread(target=_watch, args=(receive,), daemon=True)
+    watcher = threading.Thread(target=_watch, args=(receive, announce), daemon=True)
     before = {number: signal.getsignal(number) for number in SIGNALS}
     pipe_before = signal.set_wakeup_fd(send, warn_on_full_buffer=False)
 
@@ -54,14 +54,14 @@ def _interrupt(number: int, frame: FrameType | None) -> None:
     raise KeyboardInterrupt
 
 
-def _watch(receive: int) -> None:
+def _watch(receive: int, announce: Callable[[], None]) -> None:
     seen = 0
     while number := os.read(receive, 1):
         if number[0] not in SIGNALS:
             continue
         seen += 1
         if seen == 1:
-            os.write(2, b"\nstopping; once more stops at once\n")
+            announce()
         else:
             if sys.stderr.isatty():
                 os.write(2, SHOW_CURSOR)

@@ -119,11 +119,11 @@ def run(
             }
         )
     else:
-        _print_summary(console, store, loaded, summary, took)
+        _print_summary(console, store, loaded, summary, total=len(trials), took=took)
     raise typer.Exit(summary.exit_code)
 
 
-def _print_summary(console: Console, store: Any, suite: Suite, summary: Any, took: str) -> None:
+def _print_summary(console: Console, store: Any, suite: Suite, summary: Any, *, total: int, took: str) -> None:
     from harness.display import failure_lines, leaderboard_table
     from harness.status import suite_status
 
@@ -137,7 +137,9 @@ def _print_summary(console: Console, store: Any, suite: Suite, summary: Any, too
     if summary.done:
         console.print()
         console.print(leaderboard_table(store.load(suite.name)))
-    console.print(f"\n{summary.done} done, {len(summary.failed)} failed, in {took}")
+    left = total - summary.done - len(summary.failed)
+    to_go = f", {left} to go" if left else ""
+    console.print(f"\n{summary.done} done, {len(summary.failed)} failed{to_go}, in {took}")
     for path in summary.reports:
         if path.suffix == ".html":
             console.print(f"report: {path}", highlight=False)

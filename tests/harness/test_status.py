@@ -162,3 +162,14 @@ def test_a_reporter_that_fails_takes_no_other_down(store: Store, suite: Suite, m
     paths, problems = write_reports(store, "quickstart")
     assert [path.suffix for path in paths] == [".csv", ".md"]
     assert len(problems) == 1 and "reporter 'broken' failed: ZeroDivisionError: oh" in problems[0]
+
+
+def test_what_killed_runs_left_elsewhere_goes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from harness.cleaning import scratch_prefix, sweep_scratch
+
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    dead, mine, other = (tmp_path / name for name in (f"harness-tune-{2**22 + 1}-x", f"{scratch_prefix()}y", "z"))
+    for folder in (dead, mine, other):
+        folder.mkdir()
+    sweep_scratch()
+    assert sorted(tmp_path.iterdir()) == sorted([mine, other])
