@@ -27,6 +27,11 @@ def canonical(value: Any) -> str:
     return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
 
 
+def identity_of(spec: dict[str, Any]) -> str:
+    """16 hexadecimal digits: the hash of a trial's specification."""
+    return hashlib.sha256(canonical(spec).encode()).hexdigest()[:16]
+
+
 @dataclass(frozen=True)
 class Trial:
     """Everything that decides the outcome of a trial, and the labels that a suite gives it."""
@@ -129,7 +134,7 @@ class Trial:
     @property
     def identity(self) -> str:
         """16 hexadecimal digits: the hash of the specification. Names the trial's folder."""
-        return hashlib.sha256(canonical(self.spec()).encode()).hexdigest()[:16]
+        return identity_of(self.spec())
 
 
 def _plugin(kind: registry.Kind, wanted: dict[str, Any]) -> Any:
