@@ -1,6 +1,6 @@
 """Many files of a stranger, read in worker processes.
 
-A file that makes its parser crash, or ask for all the memory there is, ends its worker and not the import.
+A file that makes its parser crash, or ask for all the memory there is, ends its worker and not who asked for it.
 """
 
 from __future__ import annotations
@@ -10,10 +10,13 @@ import multiprocessing
 import os
 import resource
 import signal
+import sys
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,15 +31,19 @@ Outcome = NDArray[np.float32] | str
 """The clouds (n, N, 3) of a file, or why there are none."""
 
 
-def read_files(paths: Sequence[Path], *, points: int, normalised: bool) -> Iterator[Outcome]:
+def read_files(paths: Sequence[Path], *, points: int, normalised: bool, least: int | None = None) -> Iterator[Outcome]:
     """What `read_clouds` makes of every file, in their order.
 
     When a worker dies, all files in work are lost with it. Those left are then read one at a time, to find out which
     file it was; that one is refused.
     """
     left = list(paths)
+    if not left:
+        return
+    read = partial(_read_one, points=points, normalised=normalised, least=least)
     with _workers(min(WORKERS, os.cpu_count() or 1, len(left))) as pool, contextlib.suppress(BrokenProcessPool):
-        futures = [pool.submit(_read_one, path, points, normalised) for path in paths]
+        with _without_main():
+            futures = [pool.submit(read, path) for path in paths]
         try:
             for future in futures:
                 outcome = future.result()
@@ -49,7 +56,9 @@ def read_files(paths: Sequence[Path], *, points: int, normalised: bool) -> Itera
         with _workers(1) as pool:
             while left:
                 try:
-                    outcome = pool.submit(_read_one, left[0], points, normalised).result()
+                    with _without_main():
+                        future = pool.submit(read, left[0])
+                    outcome = future.result()
                 except BrokenProcessPool:
                     outcome = "reading it ended its process"
                 left.pop(0)
@@ -68,14 +77,27 @@ def _workers(count: int) -> Iterator[ProcessPoolExecutor]:
         pool.shutdown(wait=False)
 
 
+@contextlib.contextmanager
+def _without_main() -> Iterator[None]:
+    """Hide the main script while workers start: they would run it again, and it may be a user's, without a guard."""
+    main: dict[str, Any] = vars(sys.modules["__main__"])
+    hidden: dict[str, Any] = {name: main.pop(name) for name in ("__file__", "__spec__") if name in main}
+    main["__spec__"] = None
+    try:
+        yield
+    finally:
+        del main["__spec__"]
+        main.update(hidden)
+
+
 def _enter_worker() -> None:
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C at a terminal ends workers at once, without a traceback
     with contextlib.suppress(ValueError, OSError):  # macOS has no such limit
         resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
 
 
-def _read_one(path: Path, points: int, normalised: bool) -> Outcome:
+def _read_one(path: Path, *, points: int, normalised: bool, least: int | None) -> Outcome:
     try:
-        return read_clouds(path, points=points, normalised=normalised)
+        return read_clouds(path, points=points, normalised=normalised, least=least)
     except FileRefused as refusal:
         return str(refusal)

@@ -34,6 +34,11 @@ def test_help_is_light(tmp_path: Path) -> None:
         assert not {"torch", "ray", "mlflow", "pandas"} & imported_by(code, tmp_path)
 
 
+def test_the_package_is_light(tmp_path: Path) -> None:
+    assert "torch" not in imported_by("import harness; harness.__version__", tmp_path)
+    assert "torch" in imported_by("from harness import load_trial", tmp_path)
+
+
 def test_plan_needs_neither_ray_nor_mlflow(tmp_path: Path) -> None:
     code = "sys.argv = ['harness', 'plan', 'quickstart']; from harness.cli import main; main()"
     assert not {"ray", "mlflow", "accelerate"} & imported_by(code, tmp_path)
@@ -83,6 +88,9 @@ def test_plan_and_validate(tmp_path: Path) -> None:
         ["data", "import", "."],
         ["pretrain", "--data", "nowhere.npy", "--name", "x"],
         ["init", "bad.yaml"],
+        ["predict", "0123abcd", "bad.yaml"],
+        ["predict", "bad.yaml", "bad.yaml"],
+        ["predict", "0123abcd"],
     ],
     ids=" ".join,
 )
