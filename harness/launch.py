@@ -15,12 +15,11 @@ import signal
 import socket
 import sys
 import time
-from collections.abc import Iterator
 from multiprocessing.connection import Connection
 from multiprocessing.context import ForkServerContext
 from pathlib import Path
-from typing import Any
 
+from harness.forking import without_main
 from harness.result import Result, Status
 from harness.trial import Trial
 from harness.trial_folder import CannotWrite, LeaseLost, TrialWriter, failure, moment
@@ -39,21 +38,6 @@ def _context() -> ForkServerContext:
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(PRELOAD)
     return context
-
-
-@contextlib.contextmanager
-def _without_main() -> Iterator[None]:
-    """Hide the main script: a child would otherwise import it again (half a second inside a Ray worker)."""
-    main = sys.modules["__main__"]
-    hidden: dict[str, Any] = {
-        name: main.__dict__.pop(name) for name in ("__file__", "__spec__") if name in main.__dict__
-    }
-    vars(main)["__spec__"] = None
-    try:
-        yield
-    finally:
-        main.__dict__.pop("__spec__")
-        main.__dict__.update(hidden)
 
 
 def _die_with_parent() -> None:
@@ -116,7 +100,7 @@ def launch(trial: Trial, writer: TrialWriter, *, data: Path, gpus: str = "", git
     context = _context()
     complaints, sender = context.Pipe(duplex=False)
     process = context.Process(target=_child, args=(trial, writer, git, environment, sender), daemon=True)
-    with _without_main():
+    with without_main():
         process.start()
     sender.close()
     deadline = time.monotonic() + trial.resources.timeout

@@ -12,14 +12,18 @@ import json
 import tempfile
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
 from harness.atomic import read_json, write_atomically
-from harness.errors import UserError, did_you_mean
+from harness.errors import UserError
 from harness.holder import Holder, myself
 from harness.result import Result
 from harness.trial_folder import TrialFolder
+
+LISTED = 5
+"""Trials that an error names."""
 
 
 @dataclass(frozen=True)
@@ -113,14 +117,32 @@ class Store:
 
     def find(self, prefix: str) -> TrialFolder:
         """The folder of the trial whose identity begins so. Raises UserError for none or several."""
-        known = sorted(path.name for path in (self.output / "trials").glob("*") if path.is_dir())
-        found = [name for name in known if name.startswith(prefix)] if prefix else []
-        if len(found) == 1:
-            return self.trial(found[0])
+        home = self.output / "trials"
+        if not home.is_dir():
+            raise UserError(f"{home}: no such folder; --output (`output=`) names where the trial's suite ran")
+        known = sorted(path.name for path in home.iterdir() if path.is_dir())
+        found = [name for name in known if name.startswith(prefix)]
+        if prefix in found or len(found) == 1:
+            return self.trial(prefix if prefix in found else found[0])
         if found:
-            raise UserError(f"{self.output}: {len(found)} trials begin with '{prefix}': {', '.join(found[:5])}, …")
-        hint = did_you_mean(prefix, known) if len(known) <= 20 else "`harness status` and the report name them"
-        raise UserError(f"{self.output}: no trial '{prefix}'; {hint}")
+            lines = [f"{home}: '{prefix}' begins {len(found)} trials; add digits", *self._listed(found)]
+        else:
+            close = get_close_matches(prefix, [*known, *(name[: len(prefix)] for name in known)], n=1)
+            hint = f"; did you mean '{close[0]}'?" if close else ""
+            lines = [f"{home}: no trial '{prefix}'{hint}", *self._listed(known)]
+        raise UserError("\n".join(lines))
+
+    def _listed(self, names: Sequence[str]) -> list[str]:
+        """Some trials, a line each."""
+        lines = []
+        for name in names[:LISTED]:
+            result = self.trial(name).result()
+            spec = result.spec if result is not None else {}
+            words = [spec.get(key, {}).get("name", "") for key in ("method", "backbone", "dataset")]
+            seed = f"seed {spec['seed']}" if "seed" in spec else ""
+            status = result.status if result is not None else "no result"
+            lines.append(" ".join(filter(None, ["-", name, spec.get("baseline"), *words, seed, f"({status})"])))
+        return [*lines, *([f"- and {len(names) - LISTED} more"] if len(names) > LISTED else [])]
 
     def entry(self, identity: str) -> Entry | None:
         """A trial by the labels of a suite here that lists it."""

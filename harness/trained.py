@@ -13,7 +13,6 @@ import contextlib
 import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
@@ -33,11 +32,10 @@ from harness.data.splits import EVALUATION_BATCH
 from harness.errors import UserError
 from harness.models.head import Classifier
 from harness.result import UNFINISHED, Result
+from harness.store import Store
 from harness.trial import Trial, identity_of
 from harness.trial_folder import ADAPTER, ADAPTER_CARD, TrialFolder
 
-LISTED = 5
-"""Trials that an error names."""
 PRECISIONS = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
@@ -206,31 +204,7 @@ def _find(trial: str | Path, output: Path) -> Path:
         raise UserError(f"{path}: is a file; name the folder of a trial, or its identity")
     if isinstance(trial, Path) or "/" in text:
         raise UserError(f"{path}: no such folder; name the folder of a trial, or its identity")
-    home = output / "trials"
-    if not home.is_dir():
-        raise UserError(f"{home}: no such folder; --output (`output=`) names where the trial's suite ran")
-    known = sorted(entry.name for entry in home.iterdir() if entry.is_dir())
-    found = [name for name in known if name.startswith(text)]
-    if text in found or len(found) == 1:
-        return home / (text if text in found else found[0])
-    if found:
-        raise UserError("\n".join([f"{home}: '{text}' begins {len(found)} trials; add digits", *_listed(home, found)]))
-    close = get_close_matches(text, known, n=1) or get_close_matches(text, [name[: len(text)] for name in known], n=1)
-    hint = f"; did you mean '{close[0]}'?" if close else ""
-    raise UserError("\n".join([f"{home}: no trial '{text}'{hint}", *_listed(home, known)]))
-
-
-def _listed(home: Path, names: Sequence[str]) -> list[str]:
-    """Some trials, a line each."""
-    lines = []
-    for name in names[:LISTED]:
-        result = TrialFolder(home / name).result()
-        spec = result.spec if result is not None else {}
-        words = [spec.get(key, {}).get("name", "") for key in ("method", "backbone", "dataset")]
-        seed = f"seed {spec['seed']}" if "seed" in spec else ""
-        status = result.status if result is not None else "no result"
-        lines.append(" ".join(filter(None, ["-", name, spec.get("baseline"), *words, seed, f"({status})"])))
-    return [*lines, *([f"- and {len(names) - LISTED} more"] if len(names) > LISTED else [])]
+    return Store(output).find(text).path
 
 
 def _result(path: Path) -> Result:

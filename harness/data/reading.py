@@ -10,18 +10,17 @@ import multiprocessing
 import os
 import resource
 import signal
-import sys
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from harness.data.files import FileRefused, read_clouds
+from harness.forking import without_main
 
 WORKERS = 4
 MEMORY = 8 * 2**30
@@ -42,7 +41,7 @@ def read_files(paths: Sequence[Path], *, points: int, normalised: bool, least: i
         return
     read = partial(_read_one, points=points, normalised=normalised, least=least)
     with _workers(min(WORKERS, os.cpu_count() or 1, len(left))) as pool, contextlib.suppress(BrokenProcessPool):
-        with _without_main():
+        with without_main():
             futures = [pool.submit(read, path) for path in paths]
         try:
             for future in futures:
@@ -56,7 +55,7 @@ def read_files(paths: Sequence[Path], *, points: int, normalised: bool, least: i
         with _workers(1) as pool:
             while left:
                 try:
-                    with _without_main():
+                    with without_main():
                         future = pool.submit(read, left[0])
                     outcome = future.result()
                 except BrokenProcessPool:
@@ -75,19 +74,6 @@ def _workers(count: int) -> Iterator[ProcessPoolExecutor]:
         yield pool
     finally:
         pool.shutdown(wait=False)
-
-
-@contextlib.contextmanager
-def _without_main() -> Iterator[None]:
-    """Hide the main script while workers start: they would run it again, and it may be a user's, without a guard."""
-    main: dict[str, Any] = vars(sys.modules["__main__"])
-    hidden: dict[str, Any] = {name: main.pop(name) for name in ("__file__", "__spec__") if name in main}
-    main["__spec__"] = None
-    try:
-        yield
-    finally:
-        del main["__spec__"]
-        main.update(hidden)
 
 
 def _enter_worker() -> None:
