@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import multiprocessing
-from collections.abc import Sequence
+import threading
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future
 from dataclasses import dataclass, field
 from functools import cache
 from multiprocessing.connection import Connection
@@ -13,6 +15,7 @@ from pathlib import Path
 from harness import registry
 from harness.data.dataset import combined_digest
 from harness.errors import UserError
+from harness.forking import without_main
 from harness.launch import PRELOAD, enter_child, trial_environment
 from harness.models.weights import WEIGHTS, data_root
 from harness.result import UNFINISHED, Result
@@ -133,7 +136,8 @@ def check(trials: Sequence[Trial]) -> dict[str, float]:
     context.set_forkserver_preload(PRELOAD)
     receiver, sender = context.Pipe(duplex=False)
     process = context.Process(target=_check_in_child, args=(list(distinct.values()), sender), daemon=True)
-    process.start()
+    with without_main():
+        process.start()
     sender.close()
     seconds: dict[tuple[str, ...], float] = {}
     problems = []
@@ -196,23 +200,37 @@ def run_suite(
     *,
     store: Store,
     display: Observer,
-    seconds_per_step: dict[str, float],
+    remember: Callable[[], None],
+    checking: bool = False,
     max_concurrent: int | None = None,
     track: bool = True,
 ) -> Summary:
-    """Run trials, mirror them into MLflow, write the reports. Data, weights and output are checked before."""
-    from harness.measure.environment import git_revision
-    from harness.tracking import start_mirror
+    """Run trials, mirror them into MLflow, write the reports. Data, weights and output are checked before.
 
-    mirror = start_mirror(store, suite.name) if track else None
+    `checking` takes a dry step of every combination while Ray starts. Nothing is written before that is over: then
+    `remember` is called. Raises UserError when a dry step fails.
+    """
+    from harness.measure.environment import git_revision
+    from harness.tracking import Mirror, start_mirror
+
+    steps = _in_background(lambda: check([job.trial for job in jobs])) if checking else None
+    mirror: Mirror | None = None
+    begun = False
+
+    def begin() -> list[Job]:
+        nonlocal mirror, begun
+        seconds = steps.result() if steps is not None else {}
+        remember()
+        begun = True
+        mirror = start_mirror(store, suite.name) if track else None
+        return planned_order(jobs, seconds)
+
     try:
         outcome = run_jobs(
-            planned_order(jobs, seconds_per_step),
-            store=store,
-            observer=display,
-            max_concurrent=max_concurrent,
-            git=git_revision(),
+            jobs, begin=begin, store=store, observer=display, max_concurrent=max_concurrent, git=git_revision()
         )
+        if not begun:
+            raise KeyboardInterrupt
         reports, unwritten = write_reports(store, suite.name)
     finally:
         synced = mirror.finish() if mirror is not None else None
@@ -221,3 +239,17 @@ def run_suite(
     summary.reports, summary.unwritten = reports, unwritten
     summary.tracking = synced if isinstance(synced, str) else None
     return summary
+
+
+def _in_background(work: Callable[[], dict[str, float]]) -> Future[dict[str, float]]:
+    """Start work in a thread that does not keep the process from ending."""
+    future: Future[dict[str, float]] = Future()
+
+    def run() -> None:
+        try:
+            future.set_result(work())
+        except BaseException as error:
+            future.set_exception(error)
+
+    threading.Thread(target=run, daemon=True).start()
+    return future

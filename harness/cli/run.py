@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -53,7 +54,6 @@ def run(
         what_is_missing,
         write_reports,
     )
-    from harness.run import check as dry_steps
     from harness.store import Store
     from harness.suite import load_suite
 
@@ -78,13 +78,8 @@ def run(
     console.print(
         f"[bold]{loaded.name}[/bold]: {len(trials)} trials, {ended.done} done before, {failed}{len(left)} to run"
     )
-    seconds: dict[str, float] = {}
-    if left and (check if check is not None else len(left) > CHECK_ABOVE):
-        with console.status("checking one step of every combination"):
-            seconds = dry_steps([job.trial for job in left])
-        console.print("checked: one step of every combination works")
     command = [suite, *(word for setting in settings or () for word in ("--set", setting)), "--output", str(output)]
-    remember_suite(loaded, store, chosen=trials, command=command)
+    remember = partial(remember_suite, loaded, store, chosen=trials, command=command)
     if left:
         with RunDisplay([job.trial for job in left], store=store, console=console) as display:
             summary = run_suite(
@@ -92,7 +87,8 @@ def run(
                 left,
                 store=store,
                 display=display,
-                seconds_per_step=seconds,
+                remember=remember,
+                checking=check if check is not None else len(left) > CHECK_ABOVE,
                 max_concurrent=max_concurrent,
                 track=track,
             )
@@ -100,6 +96,7 @@ def run(
         everything = summarise(loaded, trials, store, interrupted=summary.interrupted)
         summary.done, summary.failed = everything.done, everything.failed
     else:
+        remember()
         summary = summarise(loaded, trials, store, interrupted=False)
         summary.reports, summary.unwritten = write_reports(store, loaded.name)
         took = "no time"
