@@ -52,7 +52,7 @@ class Adapted:
 class Method(BaseModel, ABC):
     """A fine-tuning method. Subclasses add their hyper-parameters as fields and say how they adapt an encoder."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
     version: ClassVar[int] = 1
     """Raised by hand when the same settings would give other numbers; part of a trial's identity."""

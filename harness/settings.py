@@ -31,37 +31,50 @@ NonNegative = Annotated[float, Field(ge=0), AfterValidator(_finite)]
 Positive = Annotated[float, Field(gt=0), AfterValidator(_finite)]
 
 UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
+DURATION = r"^\s*(\d+(?:\.\d+)?)\s*([smhd])\s*$"
 
 
 def _seconds(value: Any) -> Any:
     """`90`, `90s`, `15m`, `12h` or `2d` as seconds."""
-    if isinstance(value, str):
-        match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([smhd])\s*", value)
-        if match:
-            return float(match[1]) * UNITS[match[2]]
+    if isinstance(value, str) and (match := re.match(DURATION, value)):
+        return float(match[1]) * UNITS[match[2]]
     return value
+
+
+Duration = Annotated[
+    Positive,
+    BeforeValidator(_seconds, json_schema_input_type=Positive | Annotated[str, Field(pattern=DURATION)]),
+]
 
 
 class Section(BaseModel):
     """A section of a suite: no unknown keys, no changes after reading."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
 
 class Train(Section):
     """How a model is fine-tuned. Defaults are the papers' (Point-MAE's recipe)."""
 
     epochs: PositiveInt = 300
+    """Passes over the training split."""
     batch_size: Annotated[int, Field(ge=2)] = 32
     """Global batch size; the last partial batch of an epoch is dropped."""
     learning_rate: Positive = 5e-4
+    """The highest: after the warm-up, before the cosine takes it down."""
     weight_decay: NonNegative = 0.05
+    """AdamW's; vectors and the class token have none."""
     warmup_epochs: NonNegativeInt = 10
+    """Epochs of linear warm-up."""
     schedule: Literal["cosine"] = "cosine"
     clip_norm: Positive = 10.0
+    """Gradients are clipped to this global norm."""
     augment: Literal["none", "scale_translate", "rotate"] = "scale_translate"
+    """Of training clouds: a scale and a shift per axis, or a turn about the vertical axis."""
     drop_path: Fraction = 0.1
+    """Largest probability of leaving out a block's branch; it grows from 0 with depth."""
     head_dropout: Fraction = 0.5
+    """Between the layers of the classification head."""
     label_smoothing: Fraction = 0.0
 
 
@@ -69,9 +82,11 @@ class Protocol(Section):
     """How a model is chosen and measured (docs/protocol.md)."""
 
     selection: Literal["last", "validation"] = "last"
+    """The last epoch's model, or the best one's on a validation split (needs `validation_fraction`)."""
     validation_fraction: Annotated[float, Field(ge=0, le=0.5)] = 0.0
     """Part of the training split held out, by a fixed seed per dataset."""
     vote: Literal[0] = 0
+    """Voting is not built yet."""
     frozen_batchnorm: Literal["batch", "running"] = "batch"
     """Batch norms without trainable parameters: batch statistics, as the papers' code does, or running ones."""
 
@@ -89,6 +104,7 @@ class Resources(Section):
     """What a trial runs on. Precision, processes and strategy are part of its identity, the rest is not."""
 
     processes: Annotated[int, Field(ge=1, le=1)] = 1
+    """Several processes a trial are not built yet."""
     gpus_per_process: Annotated[int, Field(ge=0, le=1)] | None = None
     """One where the machine has a GPU, none elsewhere, unless given."""
     cpus_per_process: PositiveInt = 1
@@ -96,5 +112,5 @@ class Resources(Section):
     strategy: Literal["ddp"] = "ddp"
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
     gpus: Literal["exclusive"] = "exclusive"
-    timeout: Annotated[Positive, BeforeValidator(_seconds)] = 43200.0
+    timeout: Duration = 43200.0
     """Seconds, or text such as `15m` or `12h`."""

@@ -30,6 +30,7 @@ SECTIONS: dict[str, type[BaseModel]] = {
     "data": Data,
 }
 SETTABLE = (*SECTIONS, "method", "backbone")
+NotEmpty = Field(min_length=1, json_schema_extra={"uniqueItems": True})
 FACETS = ("method", "dataset", "backbone")
 MAX_TRIALS = 100_000
 
@@ -37,41 +38,56 @@ MAX_TRIALS = 100_000
 class Override(BaseModel):
     """`when` names methods, datasets or backbones by label; `set` changes keys for those trials."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
     when: dict[Literal["method", "dataset", "backbone"], str | list[str]] = {}
+    """Labels, one or a list; every trial when not given."""
     set: Annotated[dict[str, Any], Field(min_length=1)]
+    """Keys as in `train.epochs`, `method.rank`."""
 
 
 class Reference(BaseModel):
     """A row of the report that is no method: a baseline, or a method of the suite on other weights."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
     baseline: str | None = None
+    """What trains nothing."""
     method: str | None = None
+    """Label of a method of this suite."""
     weights: Name = "random"
+    """The weights that the method gets here."""
 
 
 class SuiteFile(BaseModel):
     """The shape of a suite file; what depends on plug-ins is checked when trials are resolved."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
     format: Literal[1]
+    """Of this file; 1 is the only one yet."""
     name: Name
+    """Names the results folder and the MLflow experiment."""
     description: str = ""
-    seeds: Annotated[int, Field(ge=1, le=1000)] | Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1)]
-    datasets: Annotated[list[str], Field(min_length=1)]
+    """What this compares."""
+    seeds: Annotated[int, Field(ge=1, le=1000)] | Annotated[list[Annotated[int, Field(ge=0)]], NotEmpty]
+    """How many (3 is 0, 1, 2), or which."""
+    datasets: Annotated[list[str], NotEmpty]
+    """Names, as `harness list datasets` shows them."""
     backbones: Annotated[dict[Name, dict[str, Any] | None], Field(min_length=1)]
+    """Label: settings; `backbone` among them when the label is not a backbone's name."""
     methods: Annotated[dict[Name, dict[str, Any] | None], Field(min_length=1)]
+    """Label: settings; `method` among them when the label is not a method's name."""
     train: dict[str, Any] = {}
     protocol: dict[str, Any] = {}
     resources: dict[str, Any] = {}
     data: dict[str, Any] = {}
     keep: Keep = "adapter"
+    """What stays of a finished trial beside its result: the adapter, nothing, or the last checkpoint too."""
     references: dict[Name, Reference] = {}
+    """Rows that are no methods, to put the numbers in proportion."""
     overrides: list[Override] = []
+    """Settings for some trials only, in order; later ones win."""
 
 
 class Suite(BaseModel):
@@ -164,6 +180,16 @@ def _words(error: Mapping[str, Any], known: Iterable[str]) -> str:
     given = error.get("input")
     shown = repr(given)
     return message if isinstance(given, dict | list) or len(shown) > 60 else f"{message}, got {shown}"
+
+
+def _unsettable(key: str) -> str | None:
+    """Why no override and no --set can change this key, or None; whether its section has the field is seen later."""
+    section, dot, field = key.partition(".")
+    if section not in SETTABLE or not dot:
+        return f"unknown key; {did_you_mean(section, SETTABLE)} as in train.epochs"
+    if field == section:
+        return f"a {section} cannot become another one; give that one a label of its own under {section}s"
+    return None
 
 
 class _Resolver:
@@ -296,25 +322,12 @@ class _Resolver:
                             f"no {facet} '{value}' in this suite; {did_you_mean(value, labels[facet])}",
                         )
             for key in override.set:
-                section, dot, _ = key.partition(".")
-                if section not in SETTABLE or not dot:
-                    place = ("overrides", index, "set", key)
-                    self._problem(
-                        place,
-                        f"overrides.{index}.set",
-                        f"unknown key '{key}'; {did_you_mean(section, SETTABLE)} as in train.epochs",
-                    )
+                place = ("overrides", index, "set", key)
+                if (problem := _unsettable(key)) is not None:
+                    self._problem(place, f"overrides.{index}.set", f"'{key}': {problem}")
         for key in self.settings:
-            section, dot, _ = key.partition(".")
-            if dot and section not in SETTABLE:
-                self.problems.append(
-                    Problem(
-                        f"--set {key}",
-                        None,
-                        "",
-                        f"unknown key; {did_you_mean(section, SETTABLE)} as in train.epochs",
-                    )
-                )
+            if "." in key and (problem := _unsettable(key)) is not None:
+                self.problems.append(Problem(f"--set {key}", None, "", problem))
 
     def _check_sections(self, data: Mapping[str, Any]) -> None:
         """Check every section as it stands when trials cannot be resolved, so that nobody mends in rounds."""
@@ -389,7 +402,7 @@ class _Resolver:
             origins["backbone"],
         )
         if encoder is not None and encoder.weights != "random":
-            self._check_weights(encoder, backbone_name, backbone)
+            self._check_weights(encoder, backbone_name, ("backbones", backbone, "weights"))
         if len(self.problems) > before or settings is None or encoder is None:
             return None
         declaration = registry.get("datasets", dataset)
@@ -427,8 +440,7 @@ class _Resolver:
             keep=file.keep,
         )
 
-    def _check_weights(self, encoder: Any, backbone_name: str, label: str) -> None:
-        path = ("backbones", label, "weights")
+    def _check_weights(self, encoder: Any, backbone_name: str, path: tuple[str, ...]) -> None:
         declared = WEIGHTS.get(encoder.weights)
         if declared is None:
             self._problem(
@@ -448,6 +460,8 @@ class _Resolver:
                 twin = replace(trial, method_label=label, baseline=reference.baseline, seed=0, reference=True)
             elif trial.method_label == reference.method and not trial.reference:
                 backbone = trial.backbone.model_copy(update={"weights": reference.weights})
+                if reference.weights != "random":
+                    self._check_weights(backbone, trial.backbone_name, ("references", label, "weights"))
                 twin = replace(trial, method_label=label, backbone=backbone, reference=True)
             else:
                 continue

@@ -56,7 +56,7 @@ COLUMNS: tuple[Column, ...] = (
     Column("storage.adapter", "Adapter", "KB", "Cost",
            "size on disk of all that training changed, head included; 1 KB = 1000 bytes", "max", 1e-3, 1),
     Column("time.step", "Step", "ms", "Cost",
-           "one optimiser step without data loading, median over trials", "median", 1e3, 1),
+           "one training step, making its batch included, median over trials", "median", 1e3, 1),
     Column("time.throughput", "Throughput", "clouds/s", "Cost",
            "training samples per second, median over trials", "median"),
     Column("time.total", "Trial", "s", "Cost",

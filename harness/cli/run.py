@@ -274,7 +274,13 @@ def init(
 
     if path.exists() and not force:
         raise UserError(f"{path}: is there already; --force overwrites it")
-    text = shipped_suites()["quickstart"].read_text().replace("name: quickstart", f"name: {_suite_name(path)}")
+    name, text = _suite_name(path), shipped_suites()["quickstart"].read_text()
+    for there, here in (
+        ("harness run quickstart ", f"harness run {path} "),
+        ("results/quickstart/", f"results/{name}/"),
+        ("name: quickstart", f"name: {name}"),
+    ):
+        text = text.replace(there, here)
     try:
         write_atomically(path, text)
     except OSError as error:

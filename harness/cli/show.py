@@ -1,8 +1,9 @@
-"""list and show: what is installed, what it counts, where it comes from."""
+"""list, show and schema: what is installed, what it counts, what a suite may hold."""
 
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -47,6 +48,27 @@ def list_(
         return
     for title, entries in found.items():
         typer.echo(f"{title}: {', '.join(entries)}" if kind is None else "\n".join(entries))
+
+
+@app.command()
+def schema(
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", metavar="FILE", help="File to write instead of stdout.")
+    ] = None,
+) -> None:
+    """Print the JSON Schema of suite files, for completion and errors in an editor."""
+    from harness.atomic import write_atomically
+    from harness.schema import suite_schema
+
+    found = suite_schema()
+    if output is None:
+        print_json(found)
+        return
+    try:
+        write_atomically(output, json.dumps(found, indent=1) + "\n")
+    except OSError as error:
+        raise UserError(f"{output}: cannot be written ({error.strerror})") from None
+    typer.echo(f"wrote {output}; a suite beside it begins with: # yaml-language-server: $schema={output.name}")
 
 
 @show_app.command("method")

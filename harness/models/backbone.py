@@ -13,7 +13,7 @@ from harness.models.encoder import Encoder
 class Backbone(BaseModel, ABC):
     """Settings of an encoder. Presets are resolved when the settings are read, so identities see every number."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
     version: ClassVar[int] = 1
     """Raised by hand when the same settings would give other numbers; part of a trial's identity."""

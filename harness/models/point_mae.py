@@ -23,12 +23,19 @@ class PointMAE(Backbone):
     """Settings of a Point-MAE encoder; the preset gives every number that is not named."""
 
     preset: Literal["base", "tiny"] = "base"
+    """The papers' encoder, or one small enough for a processor."""
     dim: PositiveInt = 384
+    """Width of a token; 96 in `tiny`."""
     depth: PositiveInt = 12
+    """Blocks; 4 in `tiny`."""
     heads: PositiveInt = 6
+    """Attention heads of a block."""
     groups: PositiveInt = 128
+    """Patches of a cloud; 32 in `tiny`."""
     group_size: PositiveInt = 32
+    """Points of a patch; 16 in `tiny`."""
     tokenizer_width: PositiveInt = 256
+    """Of the network that makes tokens of patches; 32 in `tiny`."""
 
     @model_validator(mode="before")
     @classmethod

@@ -52,6 +52,12 @@ CASES = {
     "weights that do not fit": (
         "preset: tiny", "preset: base, weights: point_mae_tiny_parts", 6, "backbones.point_mae.weights", "dim is 384",
     ),
+    "unknown weights of a reference": (
+        "train:", "references: {probe: {method: lora, weights: radnom}}\ntrain:", 10, "references.probe.weights", "did you mean 'random'",
+    ),
+    "weights of a reference that do not fit": (
+        "train:", "references: {probe: {method: lora, weights: point_mae_shapenet}}\ntrain:", 10, "references.probe.weights", "dim is 96",
+    ),
     "duplicate trial": ("dapt: {rank: 16}", "other: {method: lora, rank: 8}", 9, "methods.other", "same trial as lora"),
     "dataset twice": ("[sweethome12]", "[sweethome12, sweethome12]", 4, "datasets.1", "listed twice"),
     "empty grid: seeds": ("seeds: 2", "seeds: []", 3, "seeds", "at least 1"),

@@ -140,7 +140,8 @@ def test_counts_from_the_command_line(tmp_path: Path) -> None:
 
 def test_init_writes_a_suite_that_is_valid(tmp_path: Path) -> None:
     assert harness("init", "mine.yaml", cwd=tmp_path).returncode == 0
-    assert "name: mine" in (tmp_path / "mine.yaml").read_text()
+    text = (tmp_path / "mine.yaml").read_text()
+    assert "name: mine" in text and "harness run mine.yaml" in text and "quickstart" not in text
     assert harness("validate", "mine.yaml", cwd=tmp_path).returncode == 0
 
 
