@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import statistics
 import threading
 import time
@@ -17,6 +18,7 @@ from rich.table import Table
 from rich.text import Text
 
 from harness.result import Result
+from harness.status import Cell, Status
 from harness.store import Entry, Store, SuiteResults
 from harness.trial import Trial
 
@@ -52,6 +54,8 @@ def leaderboard_table(results: SuiteResults) -> Table:
         rows.setdefault((entry.reference, entry.method, entry.backbone), []).append(entry)
     several = len({entry.backbone for entry in results.entries}) > 1
     for (reference, method, backbone), entries in rows.items():
+        if all(entry.result is None for entry in entries):
+            continue
         done = [entry.result for entry in entries if entry.result is not None and entry.result.status == "done"]
         counts = [result.parameters.trainable for result in done if result.parameters.trainable is not None]
         steps = [result.time.step for result in done if result.time.step is not None]
@@ -72,6 +76,69 @@ def _mean_and_deviation(entries: Sequence[Entry], dataset: str) -> str:
     spread = f" ± {100 * statistics.stdev(scores):.1f}" if len(scores) > 1 else ""
     missing = f" ({len(scores)}/{len(mine)})" if len(scores) < len(mine) else ""
     return f"{100 * statistics.mean(scores):.1f}{spread}{missing}"
+
+
+def failure_lines(status: Status) -> list[Text]:
+    """Failures by cause, with the commands that show one of each and that try them all again."""
+    lines = []
+    for cause in status.causes:
+        many = f"{len(cause.entries)} x " if len(cause.entries) > 1 else ""
+        lines.append(Text.assemble((f"{many}{cause.status}", "red"), f"  {cause.error}"))
+        lines.append(Text(f"    {cause.names}: harness logs {cause.entries[0].id}{_elsewhere(status)}"))
+    if status.retry:
+        lines.append(Text(f"try again: {status.retry}"))
+    return lines
+
+
+def _elsewhere(status: Status) -> str:
+    """The --output option of commands on the status's folder, where it is not the usual one."""
+    at = status.command.index("--output") if "--output" in status.command else None
+    folder = status.command[at + 1] if at is not None else "results"
+    return "" if folder == "results" else f" --output {folder}"
+
+
+def status_picture(*statuses: Status) -> Group:
+    """Where suites stand: counts, a table of methods and datasets, what runs, what failed."""
+    parts: list[Text | Table] = []
+    for status in statuses:
+        counts = ", ".join(f"{count} {state}" for state, count in status.statuses.items())
+        left = f", about {duration(status.seconds_left)} left" if status.seconds_left is not None else ""
+        parts.append(Text.assemble((status.suite, "bold"), f": {status.trials} trials: {counts}{left}"))
+        parts.append(_status_table(status))
+        for entry, lease in status.running:
+            where = f"process {lease.pid} on {lease.host}"
+            parts.append(Text(f"running   {entry.name}: epoch {lease.done}/{lease.epochs}, {where}  [{entry.id}]"))
+        parts += failure_lines(status)
+        if status.active and not status.running:
+            parts.append(Text("a run goes on; no trial is running at the moment"))
+        elif not status.active and not status.complete:
+            parts.append(Text(f"no run goes on; this takes up what is left: {shlex.join(status.command)}"))
+    return Group(*parts)
+
+
+def _status_table(status: Status) -> Table:
+    datasets = list(dict.fromkeys(dataset for _, _, dataset in status.cells))
+    backbones = {backbone for _, backbone, _ in status.cells}
+    table = Table(box=None, padding=(0, 2))
+    table.add_column("method")
+    for dataset in datasets:
+        table.add_column(f"{dataset}\ndone  best", justify="right")
+    for method, backbone in dict.fromkeys((method, backbone) for method, backbone, _ in status.cells):
+        row = []
+        for dataset in datasets:
+            cell = status.cells.get((method, backbone, dataset))
+            row.append(Text() if cell is None else _status_cell(cell))
+        table.add_row(f"{method} ({backbone})" if len(backbones) > 1 else method, *row)
+    return table
+
+
+def _status_cell(cell: Cell) -> Text:
+    return Text.assemble(
+        (f"{cell.running} running  " if cell.running else "", "cyan"),
+        (f"{cell.failed} failed  " if cell.failed else "", "red"),
+        (f"{cell.done}/{cell.trials}", "green" if cell.done == cell.trials else ""),
+        f"  {100 * cell.best:.1f} %" if cell.best is not None else "      –",
+    )
 
 
 class RunDisplay:
@@ -129,6 +196,12 @@ class RunDisplay:
             self.running.pop(trial.identity, None)
         self.console.print(f"later     {trial.name}: {why}", highlight=False, markup=False)
 
+    def stopping(self) -> None:
+        """Ctrl-C came."""
+        with self.lock:
+            self.running.clear()
+        self.console.print("stopping; once more stops at once")
+
     def _left(self) -> str:
         done = sum(self.statuses.values())
         if not done:
@@ -173,11 +246,7 @@ class RunDisplay:
         table = Table(box=None, padding=(0, 2), show_header=False)
         for trial in running:
             lease = self.store.trial(trial.identity).lease()
-            done, epochs = (lease.done, lease.epochs or trial.train.epochs) if lease else (0, trial.train.epochs)
-            table.add_row(
-                "running",
-                Text(trial.name),
-                ProgressBar(total=epochs, completed=done, width=20),
-                f"epoch {done}/{epochs}",
-            )
+            done, epochs = (lease.done, lease.epochs) if lease is not None else (0, 0)
+            bar = ProgressBar(total=epochs or 1, completed=done, width=20)
+            table.add_row("running", Text(trial.name), bar, f"epoch {done}/{epochs}" if epochs else "starting")
         return table

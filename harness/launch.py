@@ -11,18 +11,23 @@ import contextlib
 import ctypes
 import multiprocessing
 import os
+import pickle
 import signal
 import socket
 import sys
 import time
-from collections.abc import Iterator
+from dataclasses import dataclass
+from multiprocessing.connection import Connection
 from multiprocessing.context import ForkServerContext
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, Self
 
+from harness.forking import without_main
 from harness.result import Result, Status
-from harness.trial import Trial
-from harness.trial_folder import CannotWrite, LeaseLost, TrialWriter, failure, moment
+from harness.trial_folder import CannotWrite, LeaseLost, TrialFolder, TrialWriter, failure, moment
+
+if TYPE_CHECKING:
+    from harness.trial import Trial
 
 PRELOAD = [
     "harness.train",
@@ -30,31 +35,54 @@ PRELOAD = [
     "torch._dynamo",  # the first optimiser of a process would import it: 2 s
 ]
 PR_SET_PDEATHSIG = 1
-CANNOT_WRITE = 74
-"""Exit code of a child that could not write its results (EX_IOERR)."""
+MAX_LOST = 2
+"""How often a trial whose process or worker vanished is tried again."""
 SIGN_OF_LIFE = 10.0
 """Seconds between two signs of life of a trial, for other hosts."""
+
+
+@dataclass(frozen=True)
+class Errand:
+    """A trial to run, as a worker needs it: packed, so that the worker imports neither torch nor plug-ins."""
+
+    identity: str
+    spec: dict[str, Any]
+    timeout: float
+    threads: int
+    packed: bytes
+    """The pickled Trial; only the trial's own process unpacks it."""
+    replaces: str | None = None
+    """Stamp of a final result that is to be replaced (`--retry`, stale data)."""
+    attempts: int = 0
+    """Attempts before this run."""
+
+    @classmethod
+    def of(cls, trial: Trial, *, replaces: str | None = None, attempts: int = 0) -> Self:
+        """Pack a trial."""
+        resources = trial.resources
+        return cls(
+            identity=trial.identity,
+            spec=trial.spec(),
+            timeout=resources.timeout,
+            threads=resources.cpus_per_process,
+            packed=pickle.dumps(trial),
+            replaces=replaces,
+            attempts=attempts,
+        )
+
+    def settled(self, folder: TrialFolder) -> Result | None:
+        """The result that this run has nothing to add to: not the one to be replaced, none that says to go on."""
+        result = folder.result()
+        if result is None or result.status == "interrupted" or folder.stamp() == self.replaces:
+            return None
+        retried = len(result.attempts) - self.attempts > MAX_LOST
+        return result if result.status != "lost" or retried else None
 
 
 def _context() -> ForkServerContext:
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(PRELOAD)
     return context
-
-
-@contextlib.contextmanager
-def _without_main() -> Iterator[None]:
-    """Hide the main script: a child would otherwise import it again (half a second inside a Ray worker)."""
-    main = sys.modules["__main__"]
-    hidden: dict[str, Any] = {
-        name: main.__dict__.pop(name) for name in ("__file__", "__spec__") if name in main.__dict__
-    }
-    vars(main)["__spec__"] = None
-    try:
-        yield
-    finally:
-        main.__dict__.pop("__spec__")
-        main.__dict__.update(hidden)
 
 
 def _die_with_parent() -> None:
@@ -79,16 +107,19 @@ def enter_child(environment: dict[str, str], threads: int, log: Path) -> None:
     torch.set_num_threads(threads)
 
 
-def _child(trial: Trial, writer: TrialWriter, git: str | None, environment: dict[str, str]) -> None:
-    enter_child(environment, trial.resources.cpus_per_process, writer.path / "log.txt")
+def _child(
+    errand: Errand, writer: TrialWriter, git: str | None, environment: dict[str, str], complaints: Connection
+) -> None:
+    enter_child(environment, errand.threads, writer.path / "log.txt")
     from harness.train import run_trial
 
     try:
         writer.adopt()
-        run_trial(trial, writer, git=git)
-    except (LeaseLost, CannotWrite) as problem:
-        print(problem, flush=True)  # noqa: T201
-        os._exit(CANNOT_WRITE if isinstance(problem, CannotWrite) else 1)
+        run_trial(pickle.loads(errand.packed), writer, git=git)
+    except LeaseLost as problem:
+        print(problem)  # noqa: T201
+    except CannotWrite as problem:
+        complaints.send(str(problem))
 
 
 def trial_environment(*, threads: int, gpus: str, data: Path) -> dict[str, str]:
@@ -102,7 +133,7 @@ def trial_environment(*, threads: int, gpus: str, data: Path) -> dict[str, str]:
     return kept
 
 
-def launch(trial: Trial, writer: TrialWriter, *, data: Path, gpus: str = "", git: str | None = None) -> Result:
+def launch(errand: Errand, writer: TrialWriter, *, data: Path, gpus: str = "", git: str | None = None) -> Result:
     """Run a claimed trial in a fresh process and return its result; never raises for what happens inside.
 
     `data` is the absolute data root (HARNESS_DATA of the child). A child that dies without a result is `lost`, one
@@ -110,32 +141,35 @@ def launch(trial: Trial, writer: TrialWriter, *, data: Path, gpus: str = "", git
     over, CannotWrite when the results folder takes no more.
     """
     _head_of_log(writer)
-    environment = trial_environment(threads=trial.resources.cpus_per_process, gpus=gpus, data=data)
-    process = _context().Process(target=_child, args=(trial, writer, git, environment), daemon=True)
-    with _without_main():
+    environment = trial_environment(threads=errand.threads, gpus=gpus, data=data)
+    context = _context()
+    complaints, sender = context.Pipe(duplex=False)
+    process = context.Process(target=_child, args=(errand, writer, git, environment, sender), daemon=True)
+    with without_main():
         process.start()
-    deadline = time.monotonic() + trial.resources.timeout
+    sender.close()
+    deadline = time.monotonic() + errand.timeout
     while process.is_alive() and time.monotonic() < deadline:
         process.join(min(SIGN_OF_LIFE, max(0.0, deadline - time.monotonic())))
         writer.sign_of_life()
     if process.is_alive():
         process.kill()
         process.join()
-        error = f"took longer than resources.timeout = {trial.resources.timeout:g} s"
-        return _record(trial, writer, status="timeout", error=error)
-    if process.exitcode == CANNOT_WRITE:
-        raise CannotWrite(f"{writer.path}: results cannot be written; see log.txt")
+        error = f"took longer than resources.timeout = {errand.timeout:g} s"
+        return _record(errand, writer, status="timeout", error=error)
+    with contextlib.suppress(EOFError):
+        raise CannotWrite(complaints.recv())
     finished = writer.folder.result()
     if finished is not None:
         return finished
     error = f"the process ended with exit code {process.exitcode} and left no result; see log.txt"
     if process.exitcode == -signal.SIGKILL:
         error += " (killed: by the system for want of memory, or by hand)"
-    return _record(trial, writer, status="lost", error=error)
+    return _record(errand, writer, status="lost", error=error)
 
 
-def _record(trial: Trial, writer: TrialWriter, *, status: Status, error: str) -> Result:
-    result = failure(trial.identity, trial.spec(), status=status, error=error)
+def _record(errand: Errand, writer: TrialWriter, *, status: Status, error: str) -> Result:
+    result = failure(errand.identity, errand.spec, status=status, error=error)
     writer.finish(result)
     return result
 

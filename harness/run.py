@@ -4,20 +4,22 @@ from __future__ import annotations
 
 import hashlib
 import multiprocessing
-from collections.abc import Sequence
+import threading
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future
 from dataclasses import dataclass, field
 from functools import cache
 from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import Protocol
 
 from harness import registry
 from harness.data.dataset import combined_digest
 from harness.errors import UserError
+from harness.forking import without_main
 from harness.launch import PRELOAD, enter_child, trial_environment
 from harness.models.weights import WEIGHTS, data_root
 from harness.result import UNFINISHED, Result
-from harness.schedule import Job, planned_order, run_jobs
+from harness.schedule import Job, Observer, planned_order, run_jobs
 from harness.store import Store
 from harness.suite import Suite
 from harness.trial import Trial
@@ -36,6 +38,8 @@ class Summary:
     """Trial name -> status and first line of the error."""
     interrupted: bool = False
     reports: list[Path] = field(default_factory=list)
+    unwritten: list[str] = field(default_factory=list)
+    """Reports that could not be written, and why."""
     tracking: str | None = None
     """Why MLflow does not hold this run, when it does not."""
     problem: str | None = None
@@ -44,20 +48,7 @@ class Summary:
     @property
     def exit_code(self) -> int:
         """0 all done, 1 some trials failed or results could not be written, 130 interrupted."""
-        return 130 if self.interrupted else 1 if self.failed or self.problem else 0
-
-
-class Display(Protocol):
-    """What shows a run (harness.display.RunDisplay)."""
-
-    def started(self, trial: Trial) -> None:
-        """A slot took the trial."""
-
-    def finished(self, trial: Trial, result: Result) -> None:
-        """The trial has its result."""
-
-    def postponed(self, trial: Trial, why: str) -> None:
-        """The trial gets another turn."""
+        return 130 if self.interrupted else 1 if self.failed or self.problem or self.unwritten else 0
 
 
 def what_is_missing(trials: Sequence[Trial]) -> list[str]:
@@ -70,8 +61,8 @@ def what_is_missing(trials: Sequence[Trial]) -> list[str]:
     return [message for message in found if message]
 
 
-def remember_suite(suite: Suite, store: Store) -> None:
-    """Write the suite and the list of its trials into the output folder."""
+def remember_suite(suite: Suite, store: Store, *, chosen: Sequence[Trial], command: Sequence[str]) -> None:
+    """Write the suite, the list of its trials, and what this run is asked for, into the output folder."""
     index = [
         {
             "id": trial.identity,
@@ -84,7 +75,13 @@ def remember_suite(suite: Suite, store: Store) -> None:
         for trial in suite.trials
     ]
     store.write_suite(
-        name=suite.name, description=suite.description, digest=suite.digest, text=suite.text, trials=index
+        name=suite.name,
+        description=suite.description,
+        digest=suite.digest,
+        text=suite.text,
+        trials=index,
+        command=command,
+        chosen=[trial.identity for trial in chosen],
     )
 
 
@@ -139,7 +136,8 @@ def check(trials: Sequence[Trial]) -> dict[str, float]:
     context.set_forkserver_preload(PRELOAD)
     receiver, sender = context.Pipe(duplex=False)
     process = context.Process(target=_check_in_child, args=(list(distinct.values()), sender), daemon=True)
-    process.start()
+    with without_main():
+        process.start()
     sender.close()
     seconds: dict[tuple[str, ...], float] = {}
     problems = []
@@ -157,17 +155,28 @@ def check(trials: Sequence[Trial]) -> dict[str, float]:
     return {t.identity: seconds[combination(t)] for t in trials if t.baseline is None}
 
 
-def write_reports(store: Store, suite: str) -> list[Path]:
-    """All reports of a suite, from its results on disk."""
+def write_reports(store: Store, suite: str) -> tuple[list[Path], list[str]]:
+    """All reports of a suite, from its results on disk: the files, and what went wrong with others.
+
+    A reporter that fails takes no other down with it.
+    """
     results = store.load(suite)
     folder = store.suite_folder(suite) / "report"
-    folder.mkdir(parents=True, exist_ok=True)
-    paths = []
+    paths, problems = [], []
     for name in registry.names("reporters"):
         path = folder / f"leaderboard.{name}"
-        registry.get("reporters", name)(results, path)
-        paths.append(path)
-    return paths
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            registry.get("reporters", name)(results, path)
+        except OSError as error:
+            problems.append(f"{path}: cannot be written ({error.strerror or error})")
+        except UserError as error:
+            problems.append(f"{path}: {error}")
+        except Exception as error:  # a third party's reporter
+            problems.append(f"{path}: reporter '{name}' failed: {type(error).__name__}: {error}")
+        else:
+            paths.append(path)
+    return paths, problems
 
 
 def summarise(suite: Suite, trials: Sequence[Trial], store: Store, *, interrupted: bool) -> Summary:
@@ -177,7 +186,7 @@ def summarise(suite: Suite, trials: Sequence[Trial], store: Store, *, interrupte
         result = store.trial(trial.identity).result()
         if result is not None and result.status == "done":
             summary.done += 1
-        elif result is not None:
+        elif result is not None and result.status != "interrupted":
             first = (result.error or "").strip().splitlines()
             summary.failed[trial.name] = f"{result.status}: {first[0] if first else ''}"
         elif not interrupted:
@@ -190,33 +199,57 @@ def run_suite(
     jobs: Sequence[Job],
     *,
     store: Store,
-    display: Display,
-    seconds_per_step: dict[str, float],
+    display: Observer,
+    remember: Callable[[], None],
+    checking: bool = False,
     max_concurrent: int | None = None,
     track: bool = True,
 ) -> Summary:
-    """Run trials, mirror them into MLflow, write the reports. Data, weights and output are checked before."""
-    from harness.measure.environment import git_revision
-    from harness.tracking import start_mirror
+    """Run trials, mirror them into MLflow, write the reports. Data, weights and output are checked before.
 
-    mirror = start_mirror(store, suite.name) if track else None
-    reports: list[Path] = []
+    `checking` takes a dry step of every combination while Ray starts. Nothing is written before that is over: then
+    `remember` is called. Raises UserError when a dry step fails.
+    """
+    from harness.measure.environment import git_revision
+    from harness.tracking import Mirror, start_mirror
+
+    steps = _in_background(lambda: check([job.trial for job in jobs])) if checking else None
+    mirror: Mirror | None = None
+    begun = False
+
+    def begin() -> list[Job]:
+        nonlocal mirror, begun
+        seconds = steps.result() if steps is not None else {}
+        remember()
+        begun = True
+        mirror = start_mirror(store, suite.name) if track else None
+        return planned_order(jobs, seconds)
+
     try:
         outcome = run_jobs(
-            planned_order(jobs, seconds_per_step),
-            store=store,
-            observer=display,
-            max_concurrent=max_concurrent,
-            git=git_revision(),
+            jobs, begin=begin, store=store, observer=display, max_concurrent=max_concurrent, git=git_revision()
         )
-        try:
-            reports = write_reports(store, suite.name)
-        except OSError as error:
-            outcome.problem = outcome.problem or f"{store.output}: reports cannot be written ({error.strerror})"
+        if not begun:
+            raise KeyboardInterrupt
+        reports, unwritten = write_reports(store, suite.name)
     finally:
         synced = mirror.finish() if mirror is not None else None
     summary = summarise(suite, [job.trial for job in jobs], store, interrupted=outcome.interrupted)
     summary.problem = outcome.problem
-    summary.reports = reports
+    summary.reports, summary.unwritten = reports, unwritten
     summary.tracking = synced if isinstance(synced, str) else None
     return summary
+
+
+def _in_background(work: Callable[[], dict[str, float]]) -> Future[dict[str, float]]:
+    """Start work in a thread that does not keep the process from ending."""
+    future: Future[dict[str, float]] = Future()
+
+    def run() -> None:
+        try:
+            future.set_result(work())
+        except BaseException as error:
+            future.set_exception(error)
+
+    threading.Thread(target=run, daemon=True).start()
+    return future

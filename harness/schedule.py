@@ -13,21 +13,21 @@ import os
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Protocol, TextIO
 
-from harness.launch import launch
+from harness.cleaning import scratch_prefix, sweep_scratch
+from harness.launch import MAX_LOST, Errand
 from harness.models.weights import data_root
 from harness.result import Result
 from harness.stopping import stop_on_signals
 from harness.store import Store
 from harness.trial import Trial
-from harness.trial_folder import CannotWrite, Finished, LeaseLost, Taken, TrialFolder
-
-MAX_LOST = 2
-"""How often a trial whose process or actor vanished is tried again."""
+from harness.trial_folder import CannotWrite
+from harness.worker import work
 
 POLL_SECONDS = 0.5
 """How often a run looks after trials that another one works on."""
@@ -54,6 +54,9 @@ class Observer(Protocol):
     def postponed(self, trial: Trial, why: str) -> None:
         """The trial left its slot without a result; it gets another turn."""
 
+    def stopping(self) -> None:
+        """Ctrl-C or SIGTERM came. Called from another thread."""
+
 
 @dataclass(frozen=True)
 class Job:
@@ -65,13 +68,10 @@ class Job:
     attempts: int = 0
     """Attempts before this run."""
 
-    def settled(self, folder: TrialFolder) -> Result | None:
-        """The result that this run has nothing to add to: not the one to be replaced, none that says to go on."""
-        result = folder.result()
-        if result is None or result.status == "interrupted" or folder.stamp() == self.replaces:
-            return None
-        retried = len(result.attempts) - self.attempts > MAX_LOST
-        return result if result.status != "lost" or retried else None
+    @cached_property
+    def errand(self) -> Errand:
+        """The job as workers get it."""
+        return Errand.of(self.trial, replaces=self.replaces, attempts=self.attempts)
 
 
 @dataclass
@@ -121,26 +121,27 @@ def planned_order(jobs: Sequence[Job], seconds_per_step: dict[str, float]) -> li
 def run_jobs(
     jobs: Sequence[Job],
     *,
+    begin: Callable[[], Sequence[Job]],
     store: Store,
     observer: Observer,
     max_concurrent: int | None = None,
     git: str | None = None,
 ) -> Outcome:
-    """Run trials, in the order given, on all of this machine; returns when all have a result, or on Ctrl-C.
+    """Run trials on all of this machine; returns when all have a result, or on Ctrl-C.
 
+    `begin` is called once Ray is up, and gives the jobs in the order to hand them out; what it raises ends the run.
     Trials that another run works on are left to it and waited for.
     """
     outcome = Outcome()
-    if not jobs:
-        return outcome
     os.environ.update(QUIET | {key: os.environ[key] for key in QUIET if key in os.environ})
+    sweep_scratch()
     gpus = gpus_here()
     threads = [job.trial.resources.cpus_per_process for job in jobs]
     slots = max_concurrent or max(1, (os.cpu_count() or 1) // min(threads))
     os.environ.setdefault("TUNE_MAX_PENDING_TRIALS_PG", str(slots + 1))
     import ray
 
-    with stop_on_signals(), _chatter_to(store.output / "ray.log"):
+    with stop_on_signals(observer.stopping) as take_signals, _chatter_to(store.output / "ray.log"):
         try:
             ray.init(
                 address="local",
@@ -151,7 +152,8 @@ def run_jobs(
                 configure_logging=True,
                 object_store_memory=100_000_000,
             )
-            _rounds(jobs, outcome, store=store, observer=observer, slots=slots, gpus=gpus, git=git)
+            take_signals()  # Ray has taken SIGTERM
+            _rounds(begin(), store=store, observer=observer, slots=slots, gpus=gpus, git=git)
         except KeyboardInterrupt:
             outcome.interrupted = True
         except CannotWrite as problem:
@@ -171,11 +173,16 @@ def _chatter_to(path: Path) -> Iterator[None]:
         sink: TextIO = path.open("a")
     except OSError:
         sink = Path(os.devnull).open("a")  # noqa: SIM115
-    with sink, contextlib.redirect_stdout(sink):
-        yield
+    try:
+        with sink, contextlib.redirect_stdout(sink):
+            yield
+    finally:
+        with contextlib.suppress(OSError):
+            if not path.stat().st_size:
+                path.unlink()
 
 
-def _rounds(jobs: Sequence[Job], outcome: Outcome, *, store: Store, observer: Observer, **slots: Any) -> None:
+def _rounds(jobs: Sequence[Job], *, store: Store, observer: Observer, **slots: Any) -> None:
     """Rounds of Tune until every trial has a result: what vanished gets another turn, others' trials are waited for."""
     vanished: Counter[str] = Counter()
     left = list(jobs)
@@ -191,7 +198,7 @@ def _rounds(jobs: Sequence[Job], outcome: Outcome, *, store: Store, observer: Ob
         waiting = []
         for job in left:
             folder = store.trial(job.trial.identity)
-            result = job.settled(folder)
+            result = job.errand.settled(folder)
             if result is None and job in free and folder.running() is None:
                 vanished[job.trial.identity] += 1
                 begun = folder.attempts() - job.attempts
@@ -220,11 +227,13 @@ def _round(
 
     plan = list(jobs)
     bundles = [bundle(job.trial, gpus=gpus) for job in plan]
-    work = tune.with_parameters(_work, jobs=plan, output=store.output.resolve(), data=data_root().resolve(), git=git)
-    work = tune.with_resources(work, lambda config: tune.PlacementGroupFactory([bundles[config["index"]]]))
-    with tempfile.TemporaryDirectory(prefix="harness-tune-") as scratch:
+    errands = [job.errand for job in plan]
+    output, data = store.output.resolve(), data_root().resolve()
+    trainable = tune.with_parameters(work, errands=errands, output=output, data=data, git=git)
+    trainable = tune.with_resources(trainable, lambda config: tune.PlacementGroupFactory([bundles[config["index"]]]))
+    with tempfile.TemporaryDirectory(prefix=scratch_prefix()) as scratch:
         tuner = tune.Tuner(
-            work,
+            trainable,
             tune_config=tune.TuneConfig(
                 search_alg=PlannedOrder(len(plan), halt=halt),
                 num_samples=len(plan),
@@ -240,34 +249,6 @@ def _round(
             ),
         )
         tuner.fit()
-
-
-def _work(config: dict[str, Any], *, jobs: Sequence[Job], output: Path, data: Path, git: str | None) -> None:
-    """In the actor: one trial in a fresh process; again when that process is lost.
-
-    Paths are absolute: Tune gives actors a working folder of their own.
-    """
-    from ray import tune
-
-    job = jobs[config["index"]]
-    folder = Store(output).trial(job.trial.identity)
-    gpus = (
-        os.environ.get("CUDA_VISIBLE_DEVICES", "")
-        if tune.get_context().get_trial_resources().bundles[0].get("GPU")
-        else ""
-    )
-    problem = ""
-    try:
-        while True:
-            writer = folder.claim(job.trial.spec(), replaces=job.replaces)
-            launch(job.trial, writer, data=data, gpus=gpus, git=git)
-            if job.settled(folder) is not None:
-                break
-    except CannotWrite as error:
-        problem = str(error)
-    except (Taken, Finished, LeaseLost):
-        pass  # another run has it; the driver sees from the folder what became of it
-    tune.report({"done": 1, "problem": problem})
 
 
 def _close_interrupted(jobs: Sequence[Job], store: Store, *, why: str) -> None:

@@ -7,36 +7,62 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from types import FrameType
 
-SHOW_CURSOR = "\x1b[?25h"
+SIGNALS = (signal.SIGINT, signal.SIGTERM)
+SHOW_CURSOR = b"\x1b[?25h"
 
 
 @contextlib.contextmanager
-def stop_on_signals() -> Iterator[None]:
+def stop_on_signals(announce: Callable[[], None]) -> Iterator[Callable[[], None]]:
     """Within, the first SIGINT or SIGTERM raises KeyboardInterrupt, and a second one ends the process on the spot.
 
-    Nothing is lost by the second: whatever the run started dies with it, and finished results are on disk. Does
-    nothing outside the main thread, where Python takes no signals.
+    `announce` is called at once after the first, from another thread. Nothing is lost by the second: whatever the run
+    started dies with it, and finished results are on disk. Yields a function that takes the signals again when a
+    library has taken them away. Does nothing outside the main thread, where Python takes no signals.
     """
     if threading.current_thread() is not threading.main_thread():
-        yield
+        yield lambda: None
         return
-    seen: list[int] = []
+    # A handler runs when the main thread gets back to Python, which may take seconds; a thread that reads the signals'
+    # numbers from a pipe knows at once.
+    receive, send = os.pipe()
+    os.set_blocking(send, False)
+    watcher = threading.Thread(target=_watch, args=(receive, announce), daemon=True)
+    before = {number: signal.getsignal(number) for number in SIGNALS}
+    pipe_before = signal.set_wakeup_fd(send, warn_on_full_buffer=False)
 
-    def stop(number: int, frame: FrameType | None) -> None:
-        if seen:
-            if sys.stderr.isatty():
-                os.write(2, SHOW_CURSOR.encode())
-            os._exit(128 + number)
-        seen.append(number)
-        os.write(2, b"\nstopping; once more stops at once\n")
-        raise KeyboardInterrupt
+    def take() -> None:
+        for number in SIGNALS:
+            signal.signal(number, _interrupt)
 
-    earlier = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
+    take()
+    watcher.start()
     try:
-        yield
+        yield take
     finally:
-        for number, handler in earlier.items():
+        for number, handler in before.items():
             signal.signal(number, handler)
+        signal.set_wakeup_fd(pipe_before)
+        os.close(send)
+        watcher.join()
+        os.close(receive)
+
+
+def _interrupt(number: int, frame: FrameType | None) -> None:
+    raise KeyboardInterrupt
+
+
+def _watch(receive: int, announce: Callable[[], None]) -> None:
+    seen = 0
+    while number := os.read(receive, 1):
+        if number[0] not in SIGNALS:
+            continue
+        seen += 1
+        if seen == 1:
+            announce()
+        else:
+            if sys.stderr.isatty():
+                os.write(2, SHOW_CURSOR)
+            os._exit(128 + number[0])

@@ -10,15 +10,20 @@ from __future__ import annotations
 
 import json
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
 from harness.atomic import read_json, write_atomically
 from harness.errors import UserError
+from harness.holder import Holder, myself
 from harness.result import Result
 from harness.trial_folder import TrialFolder
+
+LISTED = 5
+"""Trials that an error names."""
 
 
 @dataclass(frozen=True)
@@ -33,6 +38,11 @@ class Entry:
     reference: bool
     result: Result | None
 
+    @property
+    def name(self) -> str:
+        """For people: `lora point_mae sweethome12 seed 0`."""
+        return f"{self.method} {self.backbone} {self.dataset} seed {self.seed}"
+
 
 @dataclass(frozen=True)
 class SuiteResults:
@@ -42,6 +52,12 @@ class SuiteResults:
     description: str
     digest: str
     entries: tuple[Entry, ...]
+    command: tuple[str, ...] = ()
+    """Arguments of the `harness run` that ran it last, less its selections."""
+    chosen: frozenset[str] = frozenset()
+    """Trials that this run was asked for."""
+    driver: Holder | None = None
+    """The process of this run, alive or not."""
 
 
 class Store:
@@ -70,9 +86,21 @@ class Store:
         return self.output / name
 
     def write_suite(
-        self, *, name: str, description: str, digest: str, text: str, trials: Iterable[dict[str, Any]]
+        self,
+        *,
+        name: str,
+        description: str,
+        digest: str,
+        text: str,
+        trials: Iterable[dict[str, Any]],
+        command: Sequence[str] = (),
+        chosen: Sequence[str] = (),
     ) -> None:
-        """Keep the suite and the list of its trials: {id, method, backbone, dataset, seed, reference}."""
+        """Keep the suite and the list of its trials: {id, method, backbone, dataset, seed, reference}.
+
+        `command` are the arguments of the run, less its selections; `chosen` the trials that these leave. This
+        process is remembered as the run's.
+        """
         folder = self.suite_folder(name)
         write_atomically(folder / "suite.yaml", text)
         index = {
@@ -80,9 +108,49 @@ class Store:
             "name": name,
             "description": description,
             "digest": digest,
+            "command": list(command),
+            "chosen": list(chosen),
+            "driver": myself(),
             "trials": list(trials),
         }
         write_atomically(folder / "suite.json", json.dumps(index, indent=1))
+
+    def find(self, prefix: str) -> TrialFolder:
+        """The folder of the trial whose identity begins so. Raises UserError for none or several."""
+        home = self.output / "trials"
+        if not home.is_dir():
+            raise UserError(f"{home}: no such folder; --output (`output=`) names where the trial's suite ran")
+        known = sorted(path.name for path in home.iterdir() if path.is_dir())
+        found = [name for name in known if name.startswith(prefix)]
+        if prefix in found or len(found) == 1:
+            return self.trial(prefix if prefix in found else found[0])
+        if found:
+            lines = [f"{home}: '{prefix}' begins {len(found)} trials; add digits", *self._listed(found)]
+        else:
+            close = get_close_matches(prefix, [*known, *(name[: len(prefix)] for name in known)], n=1)
+            hint = f"; did you mean '{close[0]}'?" if close else ""
+            lines = [f"{home}: no trial '{prefix}'{hint}", *self._listed(known)]
+        raise UserError("\n".join(lines))
+
+    def _listed(self, names: Sequence[str]) -> list[str]:
+        """Some trials, a line each."""
+        lines = []
+        for name in names[:LISTED]:
+            result = self.trial(name).result()
+            spec = result.spec if result is not None else {}
+            words = [spec.get(key, {}).get("name", "") for key in ("method", "backbone", "dataset")]
+            seed = f"seed {spec['seed']}" if "seed" in spec else ""
+            status = result.status if result is not None else "no result"
+            lines.append(" ".join(filter(None, ["-", name, spec.get("baseline"), *words, seed, f"({status})"])))
+        return [*lines, *([f"- and {len(names) - LISTED} more"] if len(names) > LISTED else [])]
+
+    def entry(self, identity: str) -> Entry | None:
+        """A trial by the labels of a suite here that lists it."""
+        for suite in self.suites():
+            for entry in self.load(suite).entries:
+                if entry.id == identity:
+                    return entry
+        return None
 
     def suites(self) -> Iterator[str]:
         """Names of the suites that ran here."""
@@ -96,4 +164,12 @@ class Store:
             known = ", ".join(self.suites()) or "none yet"
             raise UserError(f"{self.output}: holds no results of a suite '{name}' (found: {known})")
         entries = tuple(Entry(**entry, result=self.trial(entry["id"]).result()) for entry in index["trials"])
-        return SuiteResults(index["name"], index["description"], index["digest"], entries)
+        return SuiteResults(
+            name=index["name"],
+            description=index["description"],
+            digest=index["digest"],
+            entries=entries,
+            command=tuple(index.get("command", ())),
+            chosen=frozenset(index.get("chosen", ())),
+            driver=Holder.model_validate(index["driver"]) if "driver" in index else None,
+        )

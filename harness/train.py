@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import errno
 import hashlib
-import json
 import math
 import time
 import traceback
@@ -21,11 +20,11 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from accelerate import Accelerator
-from safetensors.torch import save
 from torch import Tensor
 from torch.nn import functional as F
 
 import harness
+from harness.adapter import pack as pack_adapter
 from harness.baselines import BASELINES
 from harness.build import build, set_training
 from harness.checkpoint import NotResumable, Pace, Progress, Streams, pack, resume
@@ -41,7 +40,7 @@ from harness.result import Memory as MemoryRecord
 from harness.result import Parameters, Result, Status, Storage, Time
 from harness.settings import Train
 from harness.trial import Seeds, Trial
-from harness.trial_folder import ADAPTER, CHECKPOINT, CannotWrite, LeaseLost, TrialWriter, failure
+from harness.trial_folder import ADAPTER, ADAPTER_CARD, CHECKPOINT, CannotWrite, LeaseLost, TrialWriter, failure
 
 MINIMUM_RATE = 1e-6
 
@@ -127,7 +126,6 @@ class Training:
         self.steps = len(self.train) // self.settings.batch_size
         self.attached, digests = build(trial, device=self.device, train_items=len(self.train), train=self.train)
         self.digests = digests | {"data": data_digest}
-        self.initial = {name: buffer.clone() for name, buffer in self.attached.model.named_buffers()}
         groups = self.attached.optimizer_groups(self.settings.weight_decay)
         optimizer = torch.optim.AdamW(groups, lr=self.settings.learning_rate, fused=True)
         self.model, self.optimizer = self.accelerator.prepare(self.attached.model, optimizer)
@@ -264,6 +262,7 @@ class Training:
         evaluation_time = time.perf_counter() - clock
         memory.end_evaluation()
         self.writer.write_predictions(prediction=outcome.prediction, label=outcome.label)
+        host_peak = memory.host_peak  # before the adapter is made, which is no part of training or evaluation
         size = self._save_adapter()
         times = self.timer.median()
         keys = ("train_peak", "train_reserved", "device", "eval_peak", "total_peak")
@@ -279,7 +278,7 @@ class Training:
                 train_reserved=memory.train_reserved,
                 eval_peak=memory.eval_peak,
                 total_peak=memory.total_peak,
-                host_peak=memory.host_peak,
+                host_peak=host_peak,
             ),
             time=Time(
                 step=times.step if times else None,
@@ -298,29 +297,10 @@ class Training:
         )
 
     def _save_adapter(self) -> int:
-        """Write what training changed; on the base weights it gives the trained model. Returns the file's size.
-
-        That is the trainable tensors and the buffers that changed; with random weights, which lie in no file, all.
-        """
-        model = self.attached.model
-        state = {name: parameter.detach() for name, parameter in self.attached.trainable.items()}
-        if self.trial.backbone.weights == "random":
-            state = dict(model.state_dict())
-        state |= {name: value for name, value in model.named_buffers() if not torch.equal(value, self.initial[name])}
-        content = save(
-            {name: value.contiguous().cpu().clone() for name, value in sorted(state.items())},
-            metadata={"trial": self.trial.identity},
-        )
-        config = {
-            "trial": self.trial.identity,
-            "spec": self.trial.spec(),
-            "classes": list(self.trial.dataset.classes),
-            "train_items": len(self.train),
-            "base_weights": self.digests.get("weights"),
-            "tensors": sorted(state),
-        }
+        """Write what turns the base weights into the trained model (harness.adapter). Returns the file's size."""
+        content, card = pack_adapter(self.attached, self.trial, train_items=len(self.train))
         self.writer.write_file(ADAPTER, content)
-        self.writer.write_file(ADAPTER.with_name("adapter_config.json"), json.dumps(config, indent=1))
+        self.writer.write_file(ADAPTER_CARD, card.model_dump_json(indent=1))
         self.digests["adapter"] = hashlib.sha256(content).hexdigest()
         return len(content)
 

@@ -8,8 +8,11 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal, Self
 
 import numpy as np
+from pydantic import ValidationError
 
+from harness import registry
 from harness.data.dataset import Dataset
+from harness.errors import UserError, did_you_mean
 from harness.method import Method
 from harness.models.backbone import Backbone
 from harness.models.weights import WEIGHTS
@@ -22,6 +25,11 @@ Keep = Literal["adapter", "none", "all"]
 def canonical(value: Any) -> str:
     """One text for one value: sorted keys, no spaces, no NaN."""
     return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
+
+
+def identity_of(spec: dict[str, Any]) -> str:
+    """16 hexadecimal digits: the hash of a trial's specification."""
+    return hashlib.sha256(canonical(spec).encode()).hexdigest()[:16]
 
 
 @dataclass(frozen=True)
@@ -46,6 +54,42 @@ class Trial:
     """A row of the report that is no method of the comparison."""
     keep: Keep = "adapter"
     """What stays of a finished trial beside its result: the adapter, nothing, or the last checkpoint too."""
+
+    @classmethod
+    def from_spec(cls, spec: dict[str, Any], *, dataset: Dataset | None = None) -> Self:
+        """The trial of a resolved specification: equal identity, plug-ins' names as labels.
+
+        `dataset` stands in for one that is not on this machine. Raises UserError for a baseline, which has no model,
+        and for all that would make another trial here: plug-ins that are missing or of another version, too.
+        """
+        if "baseline" in spec:
+            raise UserError(f"the baseline '{spec['baseline']}' trains nothing; choose the trial of a method")
+        names = {kind: spec[kind]["name"] for kind in ("method", "backbone", "dataset")}
+        try:
+            trial = cls(
+                method_label=names["method"],
+                backbone_label=names["backbone"],
+                method_name=names["method"],
+                method=_plugin("methods", spec["method"]).model_validate(spec["method"]["settings"]),
+                backbone_name=names["backbone"],
+                backbone=_plugin("backbones", spec["backbone"]).model_validate(spec["backbone"]["settings"]),
+                dataset=dataset if dataset is not None else _plugin("datasets", spec["dataset"]),
+                train=Train.model_validate(spec["train"]),
+                protocol=Protocol.model_validate(spec["protocol"]),
+                data=Data.model_validate(spec["data"]),
+                resources=Resources.model_validate(spec["resources"]),
+                seed=spec["seed"],
+            )
+        except ValidationError as error:
+            first = error.errors()[0]
+            where = ".".join(map(str, (error.title, *first["loc"])))
+            raise UserError(f"settings of another version of the harness: {where}: {first['msg']}") from None
+        if (weights := trial.backbone.weights) not in ("random", *WEIGHTS):
+            raise UserError(f"unknown weights '{weights}'; {did_you_mean(weights, WEIGHTS)}")
+        here = trial.spec()
+        if differing := [key for key in sorted({*spec, *here}) if spec.get(key) != here.get(key)]:
+            raise UserError(f"made by another version of the harness: {', '.join(differing)} would be different here")
+        return trial
 
     def with_seed(self, seed: int) -> Self:
         """The same trial with another seed."""
@@ -90,7 +134,18 @@ class Trial:
     @property
     def identity(self) -> str:
         """16 hexadecimal digits: the hash of the specification. Names the trial's folder."""
-        return hashlib.sha256(canonical(self.spec()).encode()).hexdigest()[:16]
+        return identity_of(self.spec())
+
+
+def _plugin(kind: registry.Kind, wanted: dict[str, Any]) -> Any:
+    """The plug-in that a specification names. Raises UserError when it is not here, or of another version."""
+    found = registry.get(kind, wanted["name"])
+    if found.version != wanted["version"]:
+        raise UserError(
+            f"{kind.removesuffix('s')} '{wanted['name']}' is of version {found.version} here, and version "
+            f"{wanted['version']} is needed: install the one that ran"
+        )
+    return found
 
 
 @dataclass(frozen=True)

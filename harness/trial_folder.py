@@ -1,7 +1,7 @@
 """One trial's folder: who may write in it, and what lies in it.
 
     OUTPUT/trials/ID/   running.json, spec.json, metrics.jsonl, log.txt, checkpoint.safetensors, predictions.npz,
-                        adapter/, result.json
+                        adapter/, result.json, replaced.json (a final result that was run again on request)
 
 Whoever works on a trial holds its lease: `running.json`, which names host, process, start and attempt. `claim` takes
 the lease when nobody alive holds it and hands out the only thing that writes: a `TrialWriter`. Every write happens
@@ -16,11 +16,10 @@ import fcntl
 import json
 import os
 import secrets
-import socket
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from hashlib import sha256
 from pathlib import Path
@@ -28,16 +27,17 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import psutil
 from pydantic import ValidationError
 
 from harness.atomic import read_json, write_atomically
+from harness.holder import Holder, myself
 from harness.result import UNFINISHED, Result, Status
 
 SILENCE = 60.0
 """Seconds without a sign of life after which a process on another host is given up. It gives one every few seconds."""
 CHECKPOINT = "checkpoint.safetensors"
 ADAPTER = Path("adapter") / "adapter_model.safetensors"
+ADAPTER_CARD = ADAPTER.with_name("adapter_config.json")
 
 
 class Taken(Exception):
@@ -56,19 +56,14 @@ class CannotWrite(Exception):
     """The results folder takes no more: the disk is full, read-only or gone. No fault of the trial."""
 
 
-@dataclass(frozen=True)
-class Lease:
+class Lease(Holder):
     """Who works on a trial: the content of running.json."""
 
     token: str
-    host: str
-    pid: int
-    created: float
-    """When the process was started, seconds since the epoch: tells it from a later one of the same number."""
     attempt: int
     started: float
     """When the attempt was started, seconds since the epoch."""
-    earlier: list[dict[str, Any]] = field(default_factory=list)
+    earlier: tuple[dict[str, Any], ...] = ()
     """The attempts before this one, as result.json lists them."""
     resumed: int | None = None
     """Epochs done in the checkpoint that the attempt went on from."""
@@ -92,10 +87,6 @@ class Lease:
 def moment(seconds: float) -> str:
     """Seconds since the epoch as ISO text in UTC, to the millisecond."""
     return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="milliseconds")
-
-
-def _myself() -> dict[str, Any]:
-    return {"host": socket.gethostname(), "pid": os.getpid(), "created": psutil.Process().create_time()}
 
 
 @dataclass(frozen=True)
@@ -141,24 +132,21 @@ class TrialFolder:
         """The lease on disk, held or left behind."""
         raw = read_json(self.path / "running.json")
         try:
-            return Lease(**raw) if isinstance(raw, dict) else None
-        except TypeError:
+            return Lease.model_validate(raw) if isinstance(raw, dict) else None
+        except ValidationError:
             return None
 
     def running(self) -> Lease | None:
         """The lease, when a live process holds it."""
         lease = self.lease()
-        return lease if lease is not None and self._alive(lease) else None
+        return lease if lease is not None and self._alive(lease, now=time.time()) else None
 
-    def _alive(self, lease: Lease) -> bool:
-        if lease.host == socket.gethostname():
-            try:
-                process = psutil.Process(lease.pid)
-                return abs(process.create_time() - lease.created) < 1 and process.status() != psutil.STATUS_ZOMBIE
-            except psutil.Error:
-                return False
+    def _alive(self, lease: Lease, *, now: float) -> bool:
+        """Whether the holder lives: here by its process, elsewhere by its last sign of life before `now`."""
+        if lease.here:
+            return lease.alive()
         try:
-            return time.time() - (self.path / "running.json").stat().st_mtime < SILENCE
+            return now - self._last_sign() < SILENCE
         except OSError:
             return False
 
@@ -168,18 +156,21 @@ class TrialFolder:
         A final result stands in the way unless `replaces` is its stamp. Raises Taken, Finished or CannotWrite.
         """
         with self._locked():
-            if self.running() is not None:
+            os.utime(self.path / ".lock")  # the file system's own clock, which running.json was written by too
+            held, now = self.lease(), (self.path / ".lock").stat().st_mtime
+            if held is not None and self._alive(held, now=now):
                 raise Taken
             result = self.result()
-            if result is not None and result.status not in UNFINISHED and self.stamp() != replaces:
-                raise Finished
+            if result is not None and result.status not in UNFINISHED:
+                if self.stamp() != replaces:
+                    raise Finished
+                (self.path / "result.json").rename(self.path / "replaced.json")
             earlier = self._attempts_so_far(result)
-            now = time.time()
-            token = secrets.token_hex(8)
-            lease = Lease(token=token, **_myself(), attempt=len(earlier) + 1, started=now, earlier=earlier)
-            write_atomically(self.path / "running.json", json.dumps(asdict(lease)))
-            for name in ("result.json", "predictions.npz"):
-                (self.path / name).unlink(missing_ok=True)
+            token, attempt = secrets.token_hex(8), len(earlier) + 1
+            lease = Lease(token=token, **myself(), attempt=attempt, started=time.time(), earlier=tuple(earlier))
+            write_atomically(self.path / "running.json", lease.model_dump_json())
+            for path in (self.path / "result.json", self.path / "predictions.npz", *self.temporary()):
+                path.unlink(missing_ok=True)
             write_atomically(self.path / "spec.json", json.dumps(spec, indent=1))
         return TrialWriter(self, token)
 
@@ -200,6 +191,10 @@ class TrialFolder:
             write_atomically(self.path / "result.json", result.model_dump_json(indent=1))
             (self.path / "running.json").unlink(missing_ok=True)
             return result
+
+    def temporary(self) -> list[Path]:
+        """Files that a writer which died left half-written."""
+        return [path for path in self.path.rglob(".*.*") if path.is_file()]
 
     def attempts(self) -> int:
         """How many attempts were begun, by what lies here."""
@@ -250,12 +245,12 @@ class TrialWriter:
             yield lease
 
     def _update(self, lease: Lease) -> None:
-        write_atomically(self.path / "running.json", json.dumps(asdict(lease)))
+        write_atomically(self.path / "running.json", lease.model_dump_json())
 
     def adopt(self) -> None:
         """The lease names this process from now on: call it in the process that does the work."""
         with self._writing() as lease:
-            self._update(replace(lease, **_myself()))
+            self._update(lease.model_copy(update=myself()))
 
     def sign_of_life(self) -> None:
         """Tell other hosts that the process lives. Raises nothing: the next write will tell."""
@@ -267,12 +262,12 @@ class TrialWriter:
         kept = [row for row in self.folder.metrics() if row.get("epoch", 0) < (resumed or 0)]
         with self._writing() as lease:
             write_atomically(self.path / "metrics.jsonl", "".join(json.dumps(row) + "\n" for row in kept))
-            self._update(replace(lease, epochs=epochs, done=resumed or 0, resumed=resumed))
+            self._update(lease.model_copy(update={"epochs": epochs, "done": resumed or 0, "resumed": resumed}))
 
     def progress(self, done: int) -> None:
         """So many epochs are done."""
         with self._writing() as lease:
-            self._update(replace(lease, done=done))
+            self._update(lease.model_copy(update={"done": done}))
 
     def log_metrics(self, row: dict[str, Any]) -> None:
         """Append one line to metrics.jsonl: {"epoch": 0, "train/loss": ..., ...}."""

@@ -55,7 +55,7 @@ class Watch(Callback):
         """A trial left its slot."""
         job = self.plan[trial.config["index"]]
         folder = self.store.trial(job.trial.identity)
-        result, lease = job.settled(folder), folder.running()
+        result, lease = job.errand.settled(folder), folder.running()
         if result is not None:
             self.observer.finished(job.trial, result)
         elif lease is not None:

@@ -69,8 +69,8 @@ def running(mutant: Mutant) -> Iterator[ModuleType]:
                 for key, value in list(vars(module).items()):
                     if id(value) in replacement:
                         patch.setattr(module, key, replacement[id(value)])
-        registry.get.cache_clear()
+        registry._load.cache_clear()
         try:
             yield changed
         finally:
-            registry.get.cache_clear()
+            registry._load.cache_clear()

@@ -67,10 +67,17 @@ def data_list(as_json: AsJson = False) -> None:
     from harness import registry
     from harness.describe import describe_dataset
 
-    found = [describe_dataset(name) for name in registry.names("datasets")]
+    found, broken = [], []
+    for name in registry.names("datasets"):
+        try:
+            found.append(describe_dataset(name))
+        except UserError as error:  # a plug-in that cannot be loaded hides no other dataset
+            broken.append(error)
+    for problem in broken:
+        typer.echo(f"error: {problem}", err=True)
     if as_json:
         print_json(found)
-        return
+        raise typer.Exit(1 if broken else 0)
     table = Table()
     for column in ("dataset", "classes", "train", "test", "points", "here", "licence"):
         table.add_column(column)
@@ -79,6 +86,7 @@ def data_list(as_json: AsJson = False) -> None:
         sizes = [str(entry[key]) for key in ("train_items", "test_items", "points")]
         table.add_row(entry["name"], str(len(entry["classes"])), *sizes, here, entry["licence"])
     make_console().print(table)
+    raise typer.Exit(1 if broken else 0)
 
 
 @data_app.command("prepare")

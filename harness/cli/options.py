@@ -36,3 +36,13 @@ def make_console(*, stderr: bool = False) -> Console:
     if not console.is_terminal:
         console.width = 160  # a pipe has no width: don't cut columns to 80
     return console
+
+
+def suite_name(argument: str) -> str:
+    """The name of a suite that is given by its name or its file."""
+    if Path(argument).suffix not in (".yaml", ".yml"):
+        return argument
+    from harness.suite import find_suite
+    from harness.yaml_source import read_yaml
+
+    return str(read_yaml(find_suite(argument)).data.get("name", argument))

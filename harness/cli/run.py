@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -12,7 +13,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from harness.cli.options import AsJson, Only, Output, Set, SuiteName, make_console, print_json
+from harness.cli.options import AsJson, Only, Output, Set, SuiteName, make_console, print_json, suite_name
 from harness.errors import UserError
 
 if TYPE_CHECKING:
@@ -59,7 +60,6 @@ def run(
         what_is_missing,
         write_reports,
     )
-    from harness.run import check as dry_steps
     from harness.store import Store
     from harness.suite import load_suite
 
@@ -78,15 +78,12 @@ def run(
     store.prepare()
     left = to_run(trials, store, retry=sorted(wanted))
     console = make_console(stderr=as_json)
-    console.print(
-        f"[bold]{loaded.name}[/bold]: {_count(trials)}, {len(trials) - len(left)} done before, {len(left)} to run"
-    )
-    seconds: dict[str, float] = {}
-    if left and (check if check is not None else len(left) > CHECK_ABOVE):
-        with console.status("checking one step of every combination"):
-            seconds = dry_steps([job.trial for job in left])
-        console.print("checked: one step of every combination works")
-    remember_suite(loaded, store)
+    chosen = {job.trial.identity for job in left}
+    ended = summarise(loaded, [t for t in trials if t.identity not in chosen], store, interrupted=False)
+    failed = f"{len(ended.failed)} failed before (--retry runs them again), " if ended.failed else ""
+    console.print(f"[bold]{loaded.name}[/bold]: {_count(trials)}, {ended.done} done before, {failed}{len(left)} to run")
+    command = [suite, *(word for setting in settings or () for word in ("--set", setting)), "--output", str(output)]
+    remember = partial(remember_suite, loaded, store, chosen=trials, command=command)
     if left:
         with RunDisplay([job.trial for job in left], store=store, console=console) as display:
             summary = run_suite(
@@ -94,7 +91,8 @@ def run(
                 left,
                 store=store,
                 display=display,
-                seconds_per_step=seconds,
+                remember=remember,
+                checking=check if check is not None else len(left) > CHECK_ABOVE,
                 max_concurrent=max_concurrent,
                 track=track,
             )
@@ -102,8 +100,9 @@ def run(
         everything = summarise(loaded, trials, store, interrupted=summary.interrupted)
         summary.done, summary.failed = everything.done, everything.failed
     else:
+        remember()
         summary = summarise(loaded, trials, store, interrupted=False)
-        summary.reports = write_reports(store, loaded.name)
+        summary.reports, summary.unwritten = write_reports(store, loaded.name)
         took = "no time"
     if as_json:
         print_json(
@@ -116,19 +115,21 @@ def run(
                 "interrupted": summary.interrupted,
                 "problem": summary.problem,
                 "reports": [str(path) for path in summary.reports],
+                "unwritten": summary.unwritten,
                 "mlflow": summary.tracking,
             }
         )
     else:
-        _print_summary(console, store, loaded, summary, took)
+        _print_summary(console, store, loaded, summary, total=len(trials), took=took)
     raise typer.Exit(summary.exit_code)
 
 
-def _print_summary(console: Console, store: Any, suite: Suite, summary: Any, took: str) -> None:
-    from harness.display import leaderboard_table
+def _print_summary(console: Console, store: Any, suite: Suite, summary: Any, *, total: int, took: str) -> None:
+    from harness.display import failure_lines, leaderboard_table
+    from harness.status import suite_status
 
-    for name, error in summary.failed.items():
-        console.print(f"[red]failed[/red]    {escape(name)}: {escape(error)}", highlight=False)
+    for line in failure_lines(suite_status(store, suite.name)):
+        console.print(line, highlight=False)
     if summary.interrupted:
         console.print("interrupted; the same command goes on where it stopped")
     if summary.problem:
@@ -137,10 +138,14 @@ def _print_summary(console: Console, store: Any, suite: Suite, summary: Any, too
     if summary.done:
         console.print()
         console.print(leaderboard_table(store.load(suite.name)))
-    console.print(f"\n{summary.done} done, {len(summary.failed)} failed, in {took}")
+    left = total - summary.done - len(summary.failed)
+    to_go = f", {left} to go" if left else ""
+    console.print(f"\n{summary.done} done, {len(summary.failed)} failed{to_go}, in {took}")
     for path in summary.reports:
         if path.suffix == ".html":
             console.print(f"report: {path}", highlight=False)
+    for problem in summary.unwritten:
+        console.print(f"[red]no report[/red] {escape(problem)}", highlight=False)
     if summary.tracking:
         console.print(f"MLflow: {escape(summary.tracking)}", highlight=False)
 
@@ -246,37 +251,31 @@ def plan(
 
 @app.command()
 def report(
-    suite: Annotated[str, typer.Argument(help="A suite that ran into the output folder: its name or file.")],
+    suite: Annotated[str, typer.Argument(help="Name or file of a suite that ran into the output folder.")],
     output: Output = Path("results"),
 ) -> None:
     """Write the reports of a suite again, from the results on disk."""
     from harness.run import write_reports
     from harness.store import Store
 
-    for path in write_reports(Store(output), _name_of(suite)):
+    paths, problems = write_reports(Store(output), suite_name(suite))
+    for path in paths:
         typer.echo(path)
+    for problem in problems:
+        typer.echo(f"error: {problem}", err=True)
+    raise typer.Exit(1 if problems else 0)
 
 
 @app.command()
 def sync(
-    suite: Annotated[str, typer.Argument(help="A suite that ran into the output folder: its name or file.")],
+    suite: Annotated[str, typer.Argument(help="Name or file of a suite that ran into the output folder.")],
     output: Output = Path("results"),
 ) -> None:
     """Replay a suite's results into MLflow (MLFLOW_TRACKING_URI, or the database in the output folder)."""
     from harness.store import Store
     from harness.tracking import sync as replay
 
-    typer.echo(str(replay(store=Store(output), suite=_name_of(suite))))
-
-
-def _name_of(suite: str) -> str:
-    """The name that a suite's results go by: what was given, or the `name` of the file that was given."""
-    from harness.yaml_source import read_yaml
-
-    path = Path(suite)
-    return (
-        str(read_yaml(path).data.get("name", suite)) if path.suffix in (".yaml", ".yml") and path.is_file() else suite
-    )
+    typer.echo(str(replay(store=Store(output), suite=suite_name(suite))))
 
 
 @app.command()

@@ -42,18 +42,25 @@ Shape = Floats | Surface
 
 
 def read_clouds(
-    path: Path, *, points: int, normalised: bool = False, rng: np.random.Generator | None = None
+    path: Path,
+    *,
+    points: int,
+    least: int | None = None,
+    normalised: bool = False,
+    rng: np.random.Generator | None = None,
 ) -> NDArray[np.float32]:
     """The clouds of a file: (n, points, 3) float32, in random order of points; n is 1 but for .npy and .h5.
 
     Meshes (.off, .obj, .ply with faces) are sampled evenly over the surface. Of more than `points` stored points a
-    random subset is taken; fewer are refused. `normalised` moves each cloud to mean zero and scales it so that the
-    farthest point has norm 1, before it is rounded to float32. Without `rng` the draw depends on nothing but the
-    shape itself, so equal shapes give equal clouds whatever their files are called. Raises FileRefused.
+    random subset is taken; fewer are refused, or, given `least`, all taken where there are so many. `normalised` moves
+    each cloud to mean zero and scales it so that the farthest point has norm 1, before it is rounded to float32.
+    Without `rng` the draw depends on nothing but the shape itself, so equal shapes give equal clouds whatever their
+    files are called. Raises FileRefused.
     """
     suffix = path.suffix.lower()
     if suffix not in READERS:
-        raise FileRefused(f"'{suffix}' files are not read; known: {', '.join(READERS)}")
+        kind = f"'{suffix}' files" if suffix else "folders and files without a suffix"
+        raise FileRefused(f"{kind} are not read; known: {', '.join(READERS)}")
     content = _content(path)
     try:
         with warnings.catch_warnings(), np.errstate(all="ignore"):
@@ -61,7 +68,8 @@ def read_clouds(
             # Some versions of numpy only warn of text among the numbers, and give what comes before it.
             warnings.filterwarnings("error", message="string or file could not be read")
             shapes = READERS[suffix](content)
-            clouds = [_draw(shape, points=points, normalised=normalised, rng=rng) for shape in shapes]
+            least = points if least is None else least
+            clouds = [_draw(shape, points=points, least=least, normalised=normalised, rng=rng) for shape in shapes]
     except FileRefused:
         raise
     except MeshError as error:
@@ -98,8 +106,10 @@ def _brief(error: Exception) -> str:
 # Shapes to clouds
 
 
-def _draw(shape: Shape, *, points: int, normalised: bool, rng: np.random.Generator | None) -> NDArray[np.float32]:
-    """(points, 3) float32 of one shape."""
+def _draw(
+    shape: Shape, *, points: int, least: int, normalised: bool, rng: np.random.Generator | None
+) -> NDArray[np.float32]:
+    """(points, 3) float32 of one shape, or all its points where these are fewer, and no fewer than `least`."""
     stored = shape.triangles.reshape(-1, 3) if isinstance(shape, Surface) else shape
     if not len(stored):
         raise FileRefused("holds no points")
@@ -110,8 +120,8 @@ def _draw(shape: Shape, *, points: int, normalised: bool, rng: np.random.Generat
     generator = rng or seeded("cloud", hashlib.sha256(np.ascontiguousarray(stored).tobytes()).hexdigest())
     if isinstance(shape, Surface):
         chosen = sample_surface(triangles=shape.triangles, count=points, rng=generator)
-    elif len(stored) < points:
-        raise FileRefused(f"holds {len(stored)} points, fewer than the {points} of --points")
+    elif len(stored) < least:
+        raise FileRefused(f"holds {len(stored)} points, fewer than the {least} needed")
     else:
         chosen = stored[generator.permutation(len(stored))[:points]]
     cloud = (normalise(points=chosen) if normalised else chosen).astype(np.float32)

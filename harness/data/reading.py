@@ -1,6 +1,6 @@
 """Many files of a stranger, read in worker processes.
 
-A file that makes its parser crash, or ask for all the memory there is, ends its worker and not the import.
+A file that makes its parser crash, or ask for all the memory there is, ends its worker and not who asked for it.
 """
 
 from __future__ import annotations
@@ -13,12 +13,14 @@ import signal
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from harness.data.files import FileRefused, read_clouds
+from harness.forking import without_main
 
 WORKERS = 4
 MEMORY = 8 * 2**30
@@ -28,15 +30,19 @@ Outcome = NDArray[np.float32] | str
 """The clouds (n, N, 3) of a file, or why there are none."""
 
 
-def read_files(paths: Sequence[Path], *, points: int, normalised: bool) -> Iterator[Outcome]:
+def read_files(paths: Sequence[Path], *, points: int, normalised: bool, least: int | None = None) -> Iterator[Outcome]:
     """What `read_clouds` makes of every file, in their order.
 
     When a worker dies, all files in work are lost with it. Those left are then read one at a time, to find out which
     file it was; that one is refused.
     """
     left = list(paths)
+    if not left:
+        return
+    read = partial(_read_one, points=points, normalised=normalised, least=least)
     with _workers(min(WORKERS, os.cpu_count() or 1, len(left))) as pool, contextlib.suppress(BrokenProcessPool):
-        futures = [pool.submit(_read_one, path, points, normalised) for path in paths]
+        with without_main():
+            futures = [pool.submit(read, path) for path in paths]
         try:
             for future in futures:
                 outcome = future.result()
@@ -49,7 +55,9 @@ def read_files(paths: Sequence[Path], *, points: int, normalised: bool) -> Itera
         with _workers(1) as pool:
             while left:
                 try:
-                    outcome = pool.submit(_read_one, left[0], points, normalised).result()
+                    with without_main():
+                        future = pool.submit(read, left[0])
+                    outcome = future.result()
                 except BrokenProcessPool:
                     outcome = "reading it ended its process"
                 left.pop(0)
@@ -74,8 +82,8 @@ def _enter_worker() -> None:
         resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
 
 
-def _read_one(path: Path, points: int, normalised: bool) -> Outcome:
+def _read_one(path: Path, *, points: int, normalised: bool, least: int | None) -> Outcome:
     try:
-        return read_clouds(path, points=points, normalised=normalised)
+        return read_clouds(path, points=points, normalised=normalised, least=least)
     except FileRefused as refusal:
         return str(refusal)

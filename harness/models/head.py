@@ -55,7 +55,11 @@ class Classifier(nn.Module):
         super().__init__()
         self.encoder, self.pool, self.head = encoder, pool, head
 
+    def features(self, points: Tensor) -> Tensor:
+        """What the head sees: (B, N, 3) -> (B, F)."""
+        tokens = self.encoder(points)
+        return torch.cat([POOLS[name](tokens) for name in self.pool], dim=1)
+
     def forward(self, points: Tensor) -> Tensor:
         """(B, N, 3) -> (B, K)."""
-        tokens = self.encoder(points)
-        return self.head(torch.cat([POOLS[name](tokens) for name in self.pool], dim=1))
+        return self.head(self.features(points))

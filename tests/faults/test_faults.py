@@ -115,11 +115,16 @@ def test_a_killed_tree_goes_on(scene: Any) -> None:
     assert ["lost", "done"] in [[a["status"] for a in r["attempts"]] for r in scene.results().values()]
 
 
+def press_ctrl_c(process: subprocess.Popen[str]) -> None:
+    """A terminal sends SIGINT to every process of the group."""
+    os.killpg(process.pid, signal.SIGINT)
+
+
 def test_ctrl_c_stops_cleanly(scene: Any) -> None:
     scene.finish_some()
     process = scene.start()
     scene.trains(driver=process)
-    process.send_signal(signal.SIGINT)
+    press_ctrl_c(process)
     code, summary, err = scene.end(process)
     assert (code, summary["interrupted"]) == (130, True)
     assert "once more stops at once" in err
@@ -136,9 +141,9 @@ def test_ctrl_c_twice_stops_at_once(scene: Any) -> None:
     scene.finish_some()
     process = scene.start()
     scene.trains(driver=process)
-    process.send_signal(signal.SIGINT)
+    press_ctrl_c(process)
     time.sleep(0.05)
-    process.send_signal(signal.SIGINT)
+    press_ctrl_c(process)
     process.communicate(timeout=3)
     assert process.returncode == 130
     gone_after(scene, 5)
@@ -233,10 +238,10 @@ def test_a_run_takes_over_from_a_killed_one_beside_it(scene: Any) -> None:
 
 @pytest.fixture
 def small_disk(scene: Any, tmp_path: Path) -> Iterator[Path]:
-    """The scene's results on a file system of 8 MB."""
+    """The scene's results on a file system of 32 MB."""
     disk = tmp_path / "disk"
     disk.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", "size=8m", "tmpfs", str(disk)]
+    mount = ["mount", "-t", "tmpfs", "-o", "size=32m", "tmpfs", str(disk)]
     if shutil.which("mount") is None or subprocess.run(mount, capture_output=True).returncode != 0:
         pytest.skip("a small file system can only be mounted by root")
     scene.output = disk / "results"

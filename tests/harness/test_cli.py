@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from harness.cli import main
+
 
 def harness(*arguments: str, cwd: Path, **environment: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-c", "from harness.cli import main; main()", *arguments]
@@ -30,6 +32,11 @@ def test_help_is_light(tmp_path: Path) -> None:
     for arguments in (["--help"], ["run", "--help"]):
         code = f"sys.argv = ['harness', *{arguments}]; from harness.cli import main; main()"
         assert not {"torch", "ray", "mlflow", "pandas"} & imported_by(code, tmp_path)
+
+
+def test_the_package_is_light(tmp_path: Path) -> None:
+    assert "torch" not in imported_by("import harness; harness.__version__", tmp_path)
+    assert "torch" in imported_by("from harness import load_trial", tmp_path)
 
 
 def test_plan_needs_neither_ray_nor_mlflow(tmp_path: Path) -> None:
@@ -59,6 +66,11 @@ def test_plan_and_validate(tmp_path: Path) -> None:
         ["run", "quickstart", "--output", "bad.yaml"],
         ["run", "quickstart", "--no-such-option"],
         ["report", "quickstart"],
+        ["status"],
+        ["status", "quickstart"],
+        ["status", "nowhere.yaml"],
+        ["logs", "abc"],
+        ["clean"],
         ["show", "method", "lroa"],
         ["show", "method", "lora", "--set", "rnk=3"],
         ["show", "dataset", "sweethome21"],
@@ -76,16 +88,32 @@ def test_plan_and_validate(tmp_path: Path) -> None:
         ["data", "import", "."],
         ["pretrain", "--data", "nowhere.npy", "--name", "x"],
         ["init", "bad.yaml"],
+        ["predict", "0123abcd", "bad.yaml"],
+        ["predict", "bad.yaml", "bad.yaml"],
+        ["predict", "0123abcd"],
     ],
     ids=" ".join,
 )
-def test_bad_input_is_exit_code_2_without_traceback(arguments: list[str], tmp_path: Path) -> None:
+def test_bad_input_is_exit_code_2_without_traceback(
+    arguments: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """In this process, as starting one takes seconds; an exception that gets out fails the test."""
     (tmp_path / "bad.yaml").write_text("format: 1\nnme: x\n")
-    done = harness(*arguments, cwd=tmp_path)
-    assert done.returncode == 2, done.stdout + done.stderr
-    assert "Traceback" not in done.stderr
-    assert len(done.stderr.strip()) > 10
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["harness", *arguments])
+    with pytest.raises(SystemExit) as stop:
+        main()
+    told = capsys.readouterr()
+    assert stop.value.code == 2, told.out + told.err
+    assert "Traceback" not in told.err
+    assert len(told.err.strip()) > 10
     assert [path.name for path in tmp_path.iterdir()] == ["bad.yaml"], "something was written"
+
+
+def test_a_mistake_ends_the_real_process_cleanly(tmp_path: Path) -> None:
+    done = harness("run", "quickstrat", cwd=tmp_path)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.startswith("error: ") and "did you mean 'quickstart'?" in done.stderr
 
 
 def test_what_is_missing_is_said_in_one_message(tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ import pickle
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import h5py
 import numpy as np
@@ -203,7 +204,7 @@ REFUSED: dict[str, tuple[str, bytes | str, str]] = {
     "infinite": ("a.xyz", rows(bad_row(np.inf)), "NaN or infinite"),
     "one place": ("a.npy", npy(np.ones((100, 3))), "coincide"),
     "beyond 32 bits": ("a.npy", npy(cloud(0).astype(np.float64) * 1e300), "do not fit 32-bit"),
-    "too few points": ("a.xyz", rows(cloud(0, 10)), "holds 10 points, fewer than the 64 of --points"),
+    "too few points": ("a.xyz", rows(cloud(0, 10)), "holds 10 points, fewer than the 64 needed"),
     "pickle": ("a.npy", npy(np.array([Bomb()], dtype=object), allow_pickle=True), r"no \.npy file"),
     "bare pickle": ("a.npy", pickle.dumps(Bomb()), r"no \.npy file"),
     "huge shape in a npy": (
@@ -396,10 +397,10 @@ def test_an_end_at_any_moment_leaves_nothing(tmp_path: Path, monkeypatch: pytest
     assert list((tmp_path / "imported").iterdir()) == []
 
 
-def end_this_process(path: Path, points: int, normalised: bool) -> np.ndarray:
+def end_this_process(path: Path, **options: Any) -> np.ndarray:
     if path.name == "3.npy":
         os._exit(1)
-    return read_clouds(path, points=points, normalised=normalised)
+    return read_clouds(path, **options)
 
 
 def test_a_file_that_ends_its_reader_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

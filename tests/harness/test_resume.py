@@ -15,7 +15,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from harness import registry
-from harness.launch import launch
+from harness.launch import Errand, launch
 from harness.models.point_mae import PointMAE
 from harness.models.weights import data_root
 from harness.result import Result
@@ -86,11 +86,11 @@ def cut_off(monkeypatch: pytest.MonkeyPatch, trial: Trial, root: Path, *, epoch:
         patch.setattr("harness.checkpoint.SHARE", 1e9)  # a checkpoint at every epoch's end
         with pytest.raises(Died):
             run(trial, root)
-    # the lease says that a process of this number works here: let it be that of a dead one
+    # the lease says that this process works here: let it be a dead one
     folder = TrialFolder(root / trial.identity)
-    (folder.path / "running.json").write_text(
-        (folder.path / "running.json").read_text().replace(f'"pid": {os.getpid()}', f'"pid": {dead_process()}')
-    )
+    lease = folder.lease()
+    assert lease is not None and lease.pid == os.getpid()
+    (folder.path / "running.json").write_text(lease.model_copy(update={"pid": dead_process()}).model_dump_json())
 
 
 def dead_process() -> int:
@@ -192,7 +192,7 @@ def test_killed_at_random_moments(method: str, settings: dict[str, Any], tmp_pat
     data = data_root().resolve()
     whole, cut = (TrialFolder(tmp_path / name / trial.identity) for name in ("whole", "cut"))
     began = time.monotonic()
-    launch(trial, whole.claim(trial.spec()), data=data)
+    launch(Errand.of(trial), whole.claim(trial.spec()), data=data)
     duration = time.monotonic() - began
     seed = random.SystemRandom().randrange(10**6)
     print("seed of the moments:", seed)
@@ -200,13 +200,13 @@ def test_killed_at_random_moments(method: str, settings: dict[str, Any], tmp_pat
     for _ in range(3):
         killer = threading.Timer(moments.uniform(0.1, 0.6) * duration, kill_worker, args=[cut])
         killer.start()
-        result = launch(trial, cut.claim(trial.spec()), data=data)
+        result = launch(Errand.of(trial), cut.claim(trial.spec()), data=data)
         killer.cancel()
         if result.status == "done":
             break
         assert result.status == "lost"
     else:
-        launch(trial, cut.claim(trial.spec()), data=data)
+        launch(Errand.of(trial), cut.claim(trial.spec()), data=data)
     assert_same(whole, cut)
 
 

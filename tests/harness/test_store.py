@@ -1,5 +1,7 @@
 """The store: whole files or none, and damaged results are no results."""
 
+import os
+import time
 from pathlib import Path
 
 import pytest
@@ -8,7 +10,7 @@ from harness.atomic import write_atomically
 from harness.errors import UserError
 from harness.result import Result
 from harness.store import Store
-from harness.trial_folder import TrialFolder
+from harness.trial_folder import SILENCE, Finished, LeaseLost, Taken, TrialFolder
 
 
 def result(identity: str = "abc", **changes: object) -> Result:
@@ -32,6 +34,84 @@ def test_damaged_results_do_not_count(content: str, tmp_path: Path) -> None:
     folder.claim({})
     (folder.path / "result.json").write_text(content)
     assert folder.result() is None
+
+
+def test_a_lease_is_held_by_a_live_process(tmp_path: Path) -> None:
+    folder = TrialFolder(tmp_path / "abc")
+    writer = folder.claim({})
+    with pytest.raises(Taken):
+        folder.claim({})
+    running = folder.path / "running.json"
+    lease = folder.lease()
+    assert lease is not None
+    running.write_text(lease.model_copy(update={"created": lease.created - 100}).model_dump_json())
+    second = folder.claim({})  # the number is another process's by now
+    for write in (
+        lambda: writer.progress(1),
+        lambda: writer.log_metrics({"epoch": 0}),
+        lambda: writer.write_file("checkpoint.safetensors", b"x"),
+        lambda: writer.begin(epochs=2, resumed=None),
+        lambda: writer.finish(result()),
+    ):
+        with pytest.raises(LeaseLost):
+            write()
+    assert sorted(path.name for path in folder.path.iterdir()) == [".lock", "running.json", "spec.json"]
+    second.finish(result())
+    found = folder.result()
+    assert found is not None and [attempt["status"] for attempt in found.attempts] == ["lost", "done"]
+
+
+@pytest.mark.parametrize("silent", [False, True])
+def test_a_process_on_another_host_is_given_up_when_it_is_silent(silent: bool, tmp_path: Path) -> None:
+    folder = TrialFolder(tmp_path / "abc")
+    folder.claim({})
+    lease = folder.lease()
+    assert lease is not None
+    running = folder.path / "running.json"
+    running.write_text(lease.model_copy(update={"host": "elsewhere"}).model_dump_json())
+    if silent:
+        os.utime(running, (time.time() - SILENCE - 5,) * 2)
+        folder.claim({})
+    else:
+        with pytest.raises(Taken):
+            folder.claim({})
+
+
+def test_a_final_result_is_only_replaced_when_it_is_meant(tmp_path: Path) -> None:
+    folder = TrialFolder(tmp_path / "abc")
+    folder.claim({}).finish(result())
+    with pytest.raises(Finished):
+        folder.claim({})
+    with pytest.raises(Finished):
+        folder.claim({}, replaces="another one")
+    first = (folder.path / "result.json").read_bytes()
+    folder.claim({}, replaces=folder.stamp())
+    assert folder.result() is None
+    assert (folder.path / "replaced.json").read_bytes() == first
+
+
+def test_an_unfinished_result_is_simply_run_again(tmp_path: Path) -> None:
+    folder = TrialFolder(tmp_path / "abc")
+    writer = folder.claim({})
+    assert folder.close({}, status="interrupted", error="x") is None, "its process lives"
+    lease = folder.lease()
+    assert lease is not None
+    (folder.path / "running.json").write_text(lease.model_copy(update={"pid": 2**22 + 1}).model_dump_json())
+    assert folder.close({}, status="interrupted", error="x") is not None
+    with pytest.raises(LeaseLost):
+        writer.progress(1)
+    folder.claim({}).finish(result())
+    found = folder.result()
+    assert found is not None and [attempt["status"] for attempt in found.attempts] == ["interrupted", "done"]
+
+
+@pytest.mark.parametrize("content", ["", "[]", '{"token": 1}', '{"token": "x", "host": "h", "pid": "many"}'])
+def test_a_damaged_lease_is_no_lease(content: str, tmp_path: Path) -> None:
+    folder = TrialFolder(tmp_path / "abc")
+    folder.claim({})
+    (folder.path / "running.json").write_text(content)
+    assert folder.running() is None
+    folder.claim({})
 
 
 def test_a_failed_write_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import signal
 import socket
@@ -10,7 +9,6 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -53,9 +51,8 @@ def write_trial(store: Store, identity: str, status: Any, *, attempt: int = 1, a
     lease = folder.lease()
     assert lease is not None
     if status == "running":
-        write_atomically(
-            folder.path / "running.json", json.dumps(asdict(replace(lease, started=START, attempt=attempt)))
-        )
+        lease = lease.model_copy(update={"started": START, "attempt": attempt})
+        write_atomically(folder.path / "running.json", lease.model_dump_json())
         return
     (folder.path / "log.txt").write_text("a line\n")
     dates = {"started": "2023-11-14T22:13:20+00:00", "ended": f"2023-11-14T22:{20 + attempt}:00+00:00"}

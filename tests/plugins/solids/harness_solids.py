@@ -27,7 +27,7 @@ def _surface(solid: str, count: int, rng: np.random.Generator) -> Floats:
 
 @dataclass(frozen=True)
 class Solids(Dataset):
-    """As many clouds of each class in turn, stretched at random and scaled into the unit sphere."""
+    """As many clouds of each class in turn, stretched at random; mean zero, farthest point at 1."""
 
     def missing(self, root: Path) -> str | None:
         """Nothing is ever missing: there are no files."""
@@ -45,6 +45,7 @@ class Solids(Dataset):
 
     def _cloud(self, solid: str, rng: np.random.Generator) -> npt.NDArray[np.float32]:
         cloud = _surface(solid, self.points, rng) * rng.uniform(0.5, 1, 3)
+        cloud -= cloud.mean(axis=0)
         return (cloud / np.linalg.norm(cloud, axis=1).max()).astype(np.float32)
 
 
@@ -56,6 +57,7 @@ SOLIDS = Solids(
     test_items=32,
     points=256,
     up="z",
+    normalised=True,
     licence="none needed: drawn by this package",
     source="comes with the package harness-solids",
 )

@@ -1,0 +1,149 @@
+"""The adapter: the file that turns a trial's base weights into its trained model, and the card that describes it.
+
+    OUTPUT/trials/ID/adapter/   adapter_model.safetensors, adapter_config.json
+
+A training writes both (`pack`), harness.trained reads them (`read_card`, `fill`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from pydantic import BaseModel, ConfigDict, ValidationError
+from safetensors.torch import save
+from torch import Tensor, nn
+
+from harness.build import build
+from harness.data.dataset import Dataset, PointClouds, Split
+from harness.errors import UserError
+from harness.method import Attached
+from harness.trial import Trial
+
+
+class AdapterCard(BaseModel):
+    """What is needed beside the tensors to build the model and to treat clouds as training did; no dataset is."""
+
+    model_config = ConfigDict(frozen=True)
+
+    trial: str
+    spec: dict[str, Any]
+    classes: tuple[str, ...]
+    train_items: int
+    stored_points: int
+    """Points per cloud in the dataset, of which the encoder sees `spec.data.points`."""
+    up: Literal["y", "z"]
+    normalised: bool
+    base_weights: str | None
+    """SHA-256 of the file that the tensors belong on; None with random weights."""
+    tensors: tuple[str, ...]
+
+    def dataset(self) -> Dataset:
+        """The trial's dataset as far as the adapter knows it: a declaration without clouds."""
+        return _Remembered(
+            name=self.spec["dataset"]["name"],
+            version=self.spec["dataset"]["version"],
+            classes=self.classes,
+            train_items=self.train_items,
+            test_items=0,
+            points=self.stored_points,
+            up=self.up,
+            normalised=self.normalised,
+            licence="not known",
+            source="not known",
+        )
+
+
+@dataclass(frozen=True)
+class _Remembered(Dataset):
+    """A declaration read from a card; the clouds need not be on this machine."""
+
+    def missing(self, root: Path) -> str | None:
+        return f"dataset '{self.name}' is known from an adapter only; its clouds are not here"
+
+    def load(self, split: Split, root: Path) -> PointClouds:
+        raise UserError(str(self.missing(root)))
+
+
+def untrained(trial: Trial, *, train_items: int) -> tuple[Attached, str | None]:
+    """A trial's model before training, on the CPU, and its base weights' digest; without any data.
+
+    The caller's random numbers go on as if nothing had been drawn. Raises UserError as `load_weights` does.
+    """
+    devices = range(torch.cuda.device_count()) if torch.cuda.is_initialized() else ()
+    with torch.random.fork_rng(devices=devices):
+        attached, digests = build(trial, device=torch.device("cpu"), train_items=train_items)
+    return attached, digests.get("weights")
+
+
+def pack(attached: Attached, trial: Trial, *, train_items: int) -> tuple[bytes, AdapterCard]:
+    """The bytes of the adapter file, and its card.
+
+    The file holds all trainable tensors, and every other one that a reader would not get by building the model anew.
+    Which those are is not reasoned out but tried: the model is built once more, under another seed, and what differs
+    is kept. So whatever was drawn at random (a frozen class token, which no pre-training has), filled from the data
+    or changed by training (statistics, banks) is in, without a seed being part of the format; and what equals the base
+    weights (frozen layers, a method's frozen copies of them) is not, wherever a method has moved it.
+    """
+    fresh, base_weights = untrained(trial.with_seed(trial.seed + 1), train_items=train_items)
+    rebuilt = tensors(fresh.model)
+    kept = {
+        name: value.detach().cpu()
+        for name, value in sorted(tensors(attached.model).items())
+        if name in attached.trainable or name not in rebuilt or not torch.equal(value.cpu(), rebuilt[name])
+    }
+    content = save(
+        {name: value.contiguous().clone() for name, value in kept.items()}, metadata={"trial": trial.identity}
+    )
+    card = AdapterCard(
+        trial=trial.identity,
+        spec=trial.spec(),
+        classes=trial.dataset.classes,
+        train_items=train_items,
+        stored_points=trial.dataset.points,
+        up=trial.dataset.up,
+        normalised=trial.dataset.normalised,
+        base_weights=base_weights,
+        tensors=tuple(kept),
+    )
+    return content, card
+
+
+def tensors(model: nn.Module) -> dict[str, Tensor]:
+    """All parameters and buffers by name; what a model shares with itself goes by its first name."""
+    return dict(model.named_parameters()) | dict(model.named_buffers())
+
+
+@torch.no_grad()
+def fill(attached: Attached, state: Mapping[str, Tensor]) -> str | None:
+    """Put an adapter's tensors into an untrained model. Returns what does not fit, and then has changed nothing."""
+    own = tensors(attached.model)
+    for name in sorted({*state, *attached.trainable}):
+        if name not in own:
+            return f"'{name}' is no part of the model"
+        if name not in state:
+            return f"'{name}' is trained, and the file lacks it"
+        if (state[name].shape, state[name].dtype) != (own[name].shape, own[name].dtype):
+            here = f"{tuple(own[name].shape)} {own[name].dtype}"
+            return f"'{name}' is {tuple(state[name].shape)} {state[name].dtype}, and the model's is {here}"
+    for name, value in state.items():
+        own[name].copy_(value)
+    return None
+
+
+def read_card(path: Path) -> AdapterCard:
+    """The card at a path. Raises UserError when it is missing or damaged."""
+    try:
+        return AdapterCard.model_validate_json(path.read_bytes())
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror}); it belongs beside the adapter") from None
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(map(str, first["loc"])) or "file"
+        raise UserError(
+            f"{path}: damaged, or not of this version of the harness ({where}: {first['msg']}); "
+            "get the folder again, or run its trial again into another --output"
+        ) from None
