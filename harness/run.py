@@ -16,7 +16,7 @@ from harness import registry
 from harness.data.dataset import combined_digest
 from harness.errors import UserError
 from harness.forking import without_main
-from harness.launch import PRELOAD, enter_child, trial_environment
+from harness.launch import enter_child, trial_environment
 from harness.models.weights import WEIGHTS, data_root
 from harness.result import UNFINISHED, Result
 from harness.schedule import Job, Observer, planned_order, run_jobs
@@ -133,7 +133,7 @@ def check(trials: Sequence[Trial]) -> dict[str, float]:
 
     distinct = {combination(trial): trial for trial in trials if trial.baseline is None}
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(PRELOAD)
+    context.set_forkserver_preload(["harness.check"])
     receiver, sender = context.Pipe(duplex=False)
     process = context.Process(target=_check_in_child, args=(list(distinct.values()), sender), daemon=True)
     with without_main():
@@ -234,6 +234,8 @@ def run_suite(
         reports, unwritten = write_reports(store, suite.name)
     finally:
         synced = mirror.finish() if mirror is not None else None
+    if outcome.leaving is not None:
+        outcome.leaving.join()
     summary = summarise(suite, [job.trial for job in jobs], store, interrupted=outcome.interrupted)
     summary.problem = outcome.problem
     summary.reports, summary.unwritten = reports, unwritten

@@ -11,11 +11,13 @@ import contextlib
 import logging
 import os
 import tempfile
+import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from importlib import import_module
 from pathlib import Path
 from typing import Any, Protocol, TextIO
 
@@ -27,7 +29,7 @@ from harness.stopping import stop_on_signals
 from harness.store import Store
 from harness.trial import Trial
 from harness.trial_folder import CannotWrite
-from harness.worker import work
+from harness.worker import start_launchers, work
 
 POLL_SECONDS = 0.5
 """How often a run looks after trials that another one works on."""
@@ -81,6 +83,8 @@ class Outcome:
     interrupted: bool = False
     problem: str | None = None
     """Why it had to stop, when the results folder took no more."""
+    leaving: threading.Thread | None = None
+    """Shuts Ray down; to be joined when everything else is done."""
 
 
 class Halt:
@@ -141,6 +145,7 @@ def run_jobs(
     os.environ.setdefault("TUNE_MAX_PENDING_TRIALS_PG", str(slots + 1))
     import ray
 
+    threading.Thread(target=import_module, args=("harness.tune_parts",), daemon=True).start()  # a second of imports
     with stop_on_signals(observer.stopping) as take_signals, _chatter_to(store.output / "ray.log"):
         try:
             ray.init(
@@ -153,14 +158,18 @@ def run_jobs(
                 object_store_memory=100_000_000,
             )
             take_signals()  # Ray has taken SIGTERM
+            early = start_launchers()  # their fork servers import torch while the driver imports Tune
             _rounds(begin(), store=store, observer=observer, slots=slots, gpus=gpus, git=git)
+            del early
         except KeyboardInterrupt:
             outcome.interrupted = True
         except CannotWrite as problem:
             outcome.problem = str(problem)
         finally:
-            ray.shutdown()
+            outcome.leaving = threading.Thread(target=ray.shutdown)
+            outcome.leaving.start()
         if outcome.interrupted or outcome.problem:
+            outcome.leaving.join()
             with contextlib.suppress(CannotWrite):
                 _close_interrupted(jobs, store, why=outcome.problem or "interrupted")
     return outcome
@@ -225,6 +234,7 @@ def _round(
     for name in ("ray.tune", "ray.train", "ray.air", "ray"):
         logging.getLogger(name).setLevel(logging.CRITICAL)  # what ends a worker goes to the trial's log
 
+    launchers = start_launchers()  # again, where one has died
     plan = list(jobs)
     bundles = [bundle(job.trial, gpus=gpus) for job in plan]
     errands = [job.errand for job in plan]
@@ -249,6 +259,7 @@ def _round(
             ),
         )
         tuner.fit()
+    del launchers
 
 
 def _close_interrupted(jobs: Sequence[Job], store: Store, *, why: str) -> None:

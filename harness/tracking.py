@@ -41,6 +41,8 @@ from harness.store import Store
 
 POLL_SECONDS = 2.0
 """How often the mirror process looks at the store."""
+HEAD_START = 10.0
+"""Seconds that a run has for itself before the mirror imports MLflow."""
 AWAY_SECONDS = 15.0
 """How long it leaves a server alone that did not answer."""
 LOCK_SECONDS = 30.0
@@ -309,7 +311,7 @@ def main(arguments: list[str]) -> None:
     os.dup2(2, 1)
     logging.basicConfig(format="%(asctime)s %(message)s")
     replay: Replay | None = None
-    updated, wait, last = 0, 0.0, False
+    updated, wait, last = 0, HEAD_START, False
     while not last:
         last = bool(select.select([0], [], [], wait)[0])
         if os.getppid() != parent:
