@@ -158,9 +158,8 @@ def run_jobs(
                 object_store_memory=100_000_000,
             )
             take_signals()  # Ray has taken SIGTERM
-            early = start_launchers()  # their fork servers import torch while the driver imports Tune
-            _rounds(begin(), store=store, observer=observer, slots=slots, gpus=gpus, git=git)
-            del early
+            launchers = start_launchers(0)  # their fork servers get ready meanwhile
+            _rounds(begin(), launchers, store=store, observer=observer, slots=slots, gpus=gpus, git=git)
         except KeyboardInterrupt:
             outcome.interrupted = True
         except CannotWrite as problem:
@@ -191,15 +190,22 @@ def _chatter_to(path: Path) -> Iterator[None]:
                 path.unlink()
 
 
-def _rounds(jobs: Sequence[Job], *, store: Store, observer: Observer, **slots: Any) -> None:
-    """Rounds of Tune until every trial has a result: what vanished gets another turn, others' trials are waited for."""
+def _rounds(jobs: Sequence[Job], launchers: list[Any], *, store: Store, observer: Observer, **slots: Any) -> None:
+    """Rounds of Tune until every trial has a result: what vanished gets another turn, others' trials are waited for.
+
+    `launchers` are those of the first round; all are kept to the end, as one may outlive its round.
+    """
+    generation = 0
     vanished: Counter[str] = Counter()
     left = list(jobs)
     while left:
         free = [job for job in left if store.trial(job.trial.identity).running() is None]
         if free:
             halt = Halt()
-            _round(free, halt, store=store, observer=observer, **slots)
+            if generation:
+                launchers += start_launchers(generation)
+            _round(free, halt, generation, store=store, observer=observer, **slots)
+            generation += 1
             if halt.problem:
                 raise CannotWrite(halt.problem)
         else:
@@ -224,7 +230,15 @@ def _rounds(jobs: Sequence[Job], *, store: Store, observer: Observer, **slots: A
 
 
 def _round(
-    jobs: Sequence[Job], halt: Halt, *, store: Store, observer: Observer, slots: int, gpus: int, git: str | None
+    jobs: Sequence[Job],
+    halt: Halt,
+    generation: int,
+    *,
+    store: Store,
+    observer: Observer,
+    slots: int,
+    gpus: int,
+    git: str | None,
 ) -> None:
     """One pass of Tune over trials. A trial whose actor dies leaves no result."""
     from ray import tune
@@ -234,12 +248,11 @@ def _round(
     for name in ("ray.tune", "ray.train", "ray.air", "ray"):
         logging.getLogger(name).setLevel(logging.CRITICAL)  # what ends a worker goes to the trial's log
 
-    launchers = start_launchers()  # again, where one has died
     plan = list(jobs)
     bundles = [bundle(job.trial, gpus=gpus) for job in plan]
     errands = [job.errand for job in plan]
     output, data = store.output.resolve(), data_root().resolve()
-    trainable = tune.with_parameters(work, errands=errands, output=output, data=data, git=git)
+    trainable = tune.with_parameters(work, errands=errands, generation=generation, output=output, data=data, git=git)
     trainable = tune.with_resources(trainable, lambda config: tune.PlacementGroupFactory([bundles[config["index"]]]))
     with tempfile.TemporaryDirectory(prefix=scratch_prefix()) as scratch:
         tuner = tune.Tuner(
@@ -259,7 +272,6 @@ def _round(
             ),
         )
         tuner.fit()
-    del launchers
 
 
 def _close_interrupted(jobs: Sequence[Job], store: Store, *, why: str) -> None:

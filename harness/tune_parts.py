@@ -66,8 +66,9 @@ class Watch(Callback):
     def on_trial_error(self, iteration: int, trials: Any, trial: Any, **info: Any) -> None:
         """A trial's actor died, or failed outside the trial's own process: keep what Tune knows in the trial's log."""
         folder = self.store.trial(self.plan[trial.config["index"]].trial.identity)
+        error = trial.get_error()
         with contextlib.suppress(OSError):
             folder.path.mkdir(parents=True, exist_ok=True)
             with (folder.path / "log.txt").open("a") as file:
-                file.write(f"--- the worker that ran this trial ended\n{trial.get_error()}\n")
+                file.write(f"--- the worker that ran this trial ended{f': {error}' if error else ''}\n")
         self.on_trial_complete(iteration, trials, trial)

@@ -42,16 +42,18 @@ class Launcher:
         return ""
 
 
-def start_launchers() -> list[Any]:
-    """One launcher for every node of the cluster; those that live stay. They live as long as the list is kept."""
+def start_launchers(generation: int) -> list[Any]:
+    """One launcher for every node of the cluster. They live as long as the list is kept.
+
+    Each round of Tune has a generation of its own: those of the round before may have died, or still look after trials.
+    """
     import ray
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
     return [
         ray.remote(Launcher)
         .options(
-            name=_launcher_of(node["NodeID"]),
-            get_if_exists=True,
+            name=_launcher_of(node["NodeID"], generation),
             num_cpus=0,
             max_concurrency=CONCURRENCY,
             scheduling_strategy=NodeAffinitySchedulingStrategy(node["NodeID"], soft=False),
@@ -62,16 +64,24 @@ def start_launchers() -> list[Any]:
     ]
 
 
-def _launcher_of(node: str) -> str:
-    return f"harness-launcher-{node}"
+def _launcher_of(node: str, generation: int) -> str:
+    return f"harness-launcher-{node}-{generation}"
 
 
-def work(config: dict[str, Any], *, errands: Sequence[Errand], output: Path, data: Path, git: str | None) -> None:
+def work(
+    config: dict[str, Any],
+    *,
+    errands: Sequence[Errand],
+    generation: int,
+    output: Path,
+    data: Path,
+    git: str | None,
+) -> None:
     """In a slot: have this node's launcher run the trial that Tune's config names by its index."""
     import ray
     from ray import tune
 
-    launcher = ray.get_actor(_launcher_of(ray.get_runtime_context().get_node_id()))
+    launcher = ray.get_actor(_launcher_of(ray.get_runtime_context().get_node_id(), generation))
     reserved = tune.get_context().get_trial_resources().bundles[0]
     gpus = os.environ.get("CUDA_VISIBLE_DEVICES", "") if reserved.get("GPU") else ""
     errand = errands[config["index"]]
