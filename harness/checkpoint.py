@@ -7,6 +7,7 @@ only gone on from by the very same code, libraries, data and kind of device; oth
 
 from __future__ import annotations
 
+import hashlib
 import json
 import random
 import time
@@ -105,13 +106,23 @@ def pack(
     tensors |= {f"random/{name}": tensor for name, tensor in random_tensors.items()}
     for index, state in optimizer.state_dict()["state"].items():
         tensors |= {f"optimizer/{index}/{name}": tensor for name, tensor in state.items()}
+    tensors = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
     header = {
         "fingerprint": json.dumps(fingerprint, sort_keys=True),
         "progress": json.dumps(vars(progress)),
         "random": json.dumps(random_rest),
         "scaler": json.dumps(scaler.state_dict() if scaler is not None else {}),
     }
-    return save({name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}, metadata=header)
+    return save(tensors, metadata=header | {"digest": _digest(tensors, header)})
+
+
+def _digest(tensors: dict[str, Tensor], header: dict[str, str]) -> str:
+    """SHA-256 of all that a checkpoint holds: safetensors would take a changed byte of a tensor as it is."""
+    digest = hashlib.sha256(json.dumps(header, sort_keys=True).encode())
+    for name in sorted(tensors):
+        digest.update(name.encode())
+        digest.update(tensors[name].reshape(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()
 
 
 def resume(
@@ -131,6 +142,8 @@ def resume(
         with safe_open(path, framework="pt") as file:
             header = file.metadata() or {}
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        if header.pop("digest", None) != _digest(tensors, header):
+            raise NotResumable("the checkpoint is damaged (its digest is another)")
         progress = Progress(**json.loads(header["progress"]))
         rest, scale = json.loads(header["random"]), json.loads(header["scaler"])
         found = json.loads(header["fingerprint"])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -27,38 +28,45 @@ class Litter:
     why: str
 
 
-def litter(store: Store, *, adapters: bool = False, unlisted: bool = False) -> Iterator[Litter]:
-    """What can go: checkpoints of trials with a final result, and temporary files of writers that died.
+def clean(
+    store: Store, *, checkpoints: bool = False, adapters: bool = False, unlisted: bool = False, dry_run: bool = False
+) -> Iterator[Litter]:
+    """Remove, or with `dry_run` only find, temporary files of writers that died, and on request more.
 
-    `adapters`: also the adapters of finished trials; their results stay. `unlisted`: also whole folders of trials
-    that no suite in the output folder lists. Trials that somebody works on are left alone.
+    `checkpoints`: of trials with a final result; `--retry` would go on from them. `adapters`: of finished trials, whose
+    results stay. `unlisted`: whole folders of trials that no suite in the output folder lists. Trials that somebody
+    works on are left alone. Raises UserError for a damaged suite.json, CannotWrite.
     """
     listed = {entry.id for suite in store.suites() for entry in store.load(suite).entries}
     for path in sorted((store.output / "trials").glob("*")):
         folder = TrialFolder(path)
-        if not path.is_dir() or folder.running() is not None:
+        if not path.is_dir():
             continue
-        if unlisted and path.name not in listed:
-            yield Litter(path, _size(path), "a trial of no suite here")
-            continue
-        result = folder.result()
-        for temporary in folder.temporary():
-            yield Litter(temporary, _size(temporary), "left by a writer that died")
-        if result is None or result.status in UNFINISHED:
-            continue
-        if (path / CHECKPOINT).is_file():
-            yield Litter(path / CHECKPOINT, _size(path / CHECKPOINT), "checkpoint of a trial that has ended")
-        if adapters and result.status == "done" and (path / ADAPTER).is_file():
-            yield Litter(path / ADAPTER, _size(path / ADAPTER), "adapter")
+        with folder.unclaimed() as free:
+            if not free:
+                continue
+            if unlisted and path.name not in listed:
+                found = [Litter(path, _size(path), "a trial of no suite here")]
+            else:
+                found = list(_litter(folder, checkpoints=checkpoints, adapters=adapters))
+            for item in found if not dry_run else ():
+                if item.path.is_dir():
+                    shutil.rmtree(item.path, ignore_errors=True)
+                else:
+                    item.path.unlink(missing_ok=True)
+        yield from found
 
 
-def remove(item: Litter) -> None:
-    """Take it away; a folder only while nobody works in it."""
-    if item.path.is_dir():
-        if TrialFolder(item.path).running() is None:
-            shutil.rmtree(item.path, ignore_errors=True)
-    else:
-        item.path.unlink(missing_ok=True)
+def _litter(folder: TrialFolder, *, checkpoints: bool, adapters: bool) -> Iterator[Litter]:
+    for temporary in sorted(folder.temporary()):
+        yield Litter(temporary, _size(temporary), "left by a writer that died")
+    result = folder.result()
+    if result is None or result.status in UNFINISHED:
+        return
+    if checkpoints and (folder.path / CHECKPOINT).is_file():
+        yield Litter(folder.path / CHECKPOINT, _size(folder.path / CHECKPOINT), "checkpoint of a trial that has ended")
+    if adapters and result.status == "done" and (folder.path / ADAPTER).is_file():
+        yield Litter(folder.path / ADAPTER, _size(folder.path / ADAPTER), "adapter")
 
 
 def scratch_prefix() -> str:
@@ -69,8 +77,8 @@ def scratch_prefix() -> str:
 def sweep_scratch() -> None:
     """Remove the temporary folders of runs that were killed."""
     for path in Path(tempfile.gettempdir()).glob(f"{SCRATCH}*"):
-        number = path.name.removeprefix(SCRATCH).partition("-")[0]
-        if number.isdigit() and not psutil.pid_exists(int(number)):
+        number = re.match(r"[0-9]{1,9}(?=-)", path.name.removeprefix(SCRATCH))
+        if number and not psutil.pid_exists(int(number[0])):
             shutil.rmtree(path, ignore_errors=True)
 
 

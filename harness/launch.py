@@ -15,11 +15,13 @@ import pickle
 import signal
 import socket
 import sys
+import threading
 import time
 from dataclasses import dataclass
 from multiprocessing import forkserver
 from multiprocessing.connection import Connection
 from multiprocessing.context import ForkServerContext
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
@@ -93,17 +95,28 @@ def warm_up() -> None:
         forkserver.ensure_running()
 
 
-def _die_with_parent() -> None:
-    """Ask Linux to kill this process when the fork server goes; elsewhere nothing."""
+def _die_with_parents() -> None:
+    """End this process when the fork server goes (Linux), and when the process that asked for it goes.
+
+    The fork server alone would not do: it lives as long as one of its children holds its pipe.
+    """
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
         if os.getppid() == 1:  # it went before we asked
             os._exit(1)
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        threading.Thread(target=_outlive, args=(parent,), daemon=True).start()
+
+
+def _outlive(parent: BaseProcess) -> None:
+    parent.join()
+    os._exit(1)
 
 
 def enter_child(environment: dict[str, str], threads: int, log: Path) -> None:
     """First thing in a child: tie its life to the parent, take its environment, send its output to the log."""
-    _die_with_parent()
+    _die_with_parents()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the driver's business
     os.environ.clear()
     os.environ.update(environment)
@@ -165,8 +178,9 @@ def launch(errand: Errand, writer: TrialWriter, *, data: Path, gpus: str = "", g
         process.join()
         error = f"took longer than resources.timeout = {errand.timeout:g} s"
         return _record(errand, writer, status="timeout", error=error)
-    with contextlib.suppress(EOFError):
-        raise CannotWrite(complaints.recv())
+    if complaints.poll():  # a message, or the end of the pipe
+        with contextlib.suppress(EOFError):
+            raise CannotWrite(complaints.recv())
     finished = writer.folder.result()
     if finished is not None:
         return finished

@@ -62,7 +62,10 @@ def what_is_missing(trials: Sequence[Trial]) -> list[str]:
 
 
 def remember_suite(suite: Suite, store: Store, *, chosen: Sequence[Trial], command: Sequence[str]) -> None:
-    """Write the suite, the list of its trials, and what this run is asked for, into the output folder."""
+    """Write the suite, the list of its trials, and what this run is asked for, into the output folder.
+
+    Raises UserError when that cannot be done.
+    """
     index = [
         {
             "id": trial.identity,
@@ -74,15 +77,18 @@ def remember_suite(suite: Suite, store: Store, *, chosen: Sequence[Trial], comma
         }
         for trial in suite.trials
     ]
-    store.write_suite(
-        name=suite.name,
-        description=suite.description,
-        digest=suite.digest,
-        text=suite.text,
-        trials=index,
-        command=command,
-        chosen=[trial.identity for trial in chosen],
-    )
+    try:
+        store.write_suite(
+            name=suite.name,
+            description=suite.description,
+            digest=suite.digest,
+            text=suite.text,
+            trials=index,
+            command=command,
+            chosen=[trial.identity for trial in chosen],
+        )
+    except OSError as error:
+        raise UserError(f"{store.output}: results cannot be written there ({error.strerror or error})") from None
 
 
 def to_run(trials: Sequence[Trial], store: Store, *, retry: Sequence[str] = ()) -> list[Job]:

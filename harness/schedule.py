@@ -34,6 +34,9 @@ from harness.worker import start_launchers, work
 POLL_SECONDS = 0.5
 """How often a run looks after trials that another one works on."""
 
+DYING_SECONDS = 5.0
+"""How long a stopped run waits for its trials' processes to be gone."""
+
 QUIET = {
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "1",
@@ -219,7 +222,7 @@ def _rounds(jobs: Sequence[Job], launchers: list[Any], *, store: Store, observer
                 begun = folder.attempts() - job.attempts
                 if max(vanished[job.trial.identity], begun) > MAX_LOST:
                     error = "the worker that ran it vanished, every time"
-                    result = folder.close(job.trial.spec(), status="lost", error=error)
+                    result = folder.close(job.trial.spec(), status="lost", error=error, replaces=job.replaces)
                     if result is not None:
                         observer.finished(job.trial, result)
             elif result is not None and job not in free:
@@ -276,13 +279,14 @@ def _round(
 
 def _close_interrupted(jobs: Sequence[Job], store: Store, *, why: str) -> None:
     """Trials that ran when the run had to stop: their processes die with their actors; wait for that, then say so."""
-    for job in jobs:
-        folder = store.trial(job.trial.identity)
-        lease = folder.lease()
-        if lease is None:
-            continue
-        for _ in range(50):
+    folders = {job.trial.identity: store.trial(job.trial.identity) for job in jobs}
+    left = [job for job in jobs if folders[job.trial.identity].lease() is not None]
+    deadline = time.monotonic() + DYING_SECONDS  # what another run works on lives on, and is left to it
+    while left and time.monotonic() < deadline:
+        for job in list(left):
+            folder = folders[job.trial.identity]
             if folder.running() is None:
                 folder.close(job.trial.spec(), status="interrupted", error=f"{why}; the next run goes on with it")
-                break
+                left.remove(job)
+        if left:
             time.sleep(0.1)

@@ -7,10 +7,13 @@ import os
 import signal
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from types import FrameType
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
+TWICE = 0.02
+"""Seconds below which a second signal is the first one delivered to the process and to its group."""
 SHOW_CURSOR = b"\x1b[?25h"
 
 
@@ -55,14 +58,15 @@ def _interrupt(number: int, frame: FrameType | None) -> None:
 
 
 def _watch(receive: int, announce: Callable[[], None]) -> None:
-    seen = 0
+    first: float | None = None
     while number := os.read(receive, 1):
         if number[0] not in SIGNALS:
             continue
-        seen += 1
-        if seen == 1:
-            announce()
-        else:
+        if first is None:
+            first = time.monotonic()
+            with contextlib.suppress(Exception):  # nobody may be there to read it
+                announce()
+        elif time.monotonic() - first > TWICE:
             if sys.stderr.isatty():
                 os.write(2, SHOW_CURSOR)
             os._exit(128 + number[0])

@@ -8,6 +8,7 @@ A trial's folder is named by its identity, so suites that share a trial share it
 
 from __future__ import annotations
 
+import contextlib
 import json
 import tempfile
 from collections.abc import Iterable, Iterator, Sequence
@@ -15,6 +16,8 @@ from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
+
+from pydantic import ValidationError
 
 from harness.atomic import read_json, write_atomically
 from harness.errors import UserError
@@ -147,9 +150,10 @@ class Store:
     def entry(self, identity: str) -> Entry | None:
         """A trial by the labels of a suite here that lists it."""
         for suite in self.suites():
-            for entry in self.load(suite).entries:
-                if entry.id == identity:
-                    return entry
+            with contextlib.suppress(UserError):
+                for entry in self.load(suite).entries:
+                    if entry.id == identity:
+                        return entry
         return None
 
     def suites(self) -> Iterator[str]:
@@ -163,13 +167,16 @@ class Store:
         if not isinstance(index, dict):
             known = ", ".join(self.suites()) or "none yet"
             raise UserError(f"{self.output}: holds no results of a suite '{name}' (found: {known})")
-        entries = tuple(Entry(**entry, result=self.trial(entry["id"]).result()) for entry in index["trials"])
-        return SuiteResults(
-            name=index["name"],
-            description=index["description"],
-            digest=index["digest"],
-            entries=entries,
-            command=tuple(index.get("command", ())),
-            chosen=frozenset(index.get("chosen", ())),
-            driver=Holder.model_validate(index["driver"]) if "driver" in index else None,
-        )
+        try:
+            return SuiteResults(
+                name=index["name"],
+                description=index["description"],
+                digest=index["digest"],
+                entries=tuple(Entry(**entry, result=self.trial(entry["id"]).result()) for entry in index["trials"]),
+                command=tuple(index.get("command", ())),
+                chosen=frozenset(index.get("chosen", ())),
+                driver=Holder.model_validate(index["driver"]) if "driver" in index else None,
+            )
+        except (KeyError, TypeError, ValidationError):
+            path = self.suite_folder(name) / "suite.json"
+            raise UserError(f"{path}: is damaged; `harness run` of the suite writes it anew") from None

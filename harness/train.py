@@ -23,7 +23,6 @@ from accelerate import Accelerator
 from torch import Tensor
 from torch.nn import functional as F
 
-import harness
 from harness.adapter import pack as pack_adapter
 from harness.baselines import BASELINES
 from harness.build import build, set_training
@@ -33,7 +32,7 @@ from harness.data.sampling import train_points
 from harness.data.splits import Split, load_splits, test_batches
 from harness.errors import UserError
 from harness.evaluation import Evaluation, evaluate
-from harness.measure.environment import code_digest, environment
+from harness.measure.environment import code_digest, cpu_name, environment, libraries
 from harness.measure.memory import NO_GPU, NOT_YET, MemoryWindow
 from harness.measure.steps import StepTimer
 from harness.result import Memory as MemoryRecord
@@ -169,8 +168,8 @@ class Training:
             "data": self.digests["data"],
             "weights": self.digests.get("weights"),
             "code": code_digest(*plugins),
-            "versions": f"harness {harness.__version__}, torch {torch.__version__}",
-            "device": self.device.type if self.device.type == "cpu" else torch.cuda.get_device_name(self.device),
+            "versions": libraries(),
+            "device": cpu_name() if self.device.type == "cpu" else torch.cuda.get_device_name(self.device),
             "threads": torch.get_num_threads(),
         }
 

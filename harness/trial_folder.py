@@ -13,21 +13,21 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import io
 import json
 import os
 import secrets
-import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from hashlib import sha256
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import numpy.typing as npt
-from pydantic import ValidationError
+from pydantic import Field, ValidationError
 
 from harness.atomic import read_json, write_atomically
 from harness.holder import Holder, myself
@@ -61,7 +61,7 @@ class Lease(Holder):
 
     token: str
     attempt: int
-    started: float
+    started: Annotated[float, Field(ge=0, le=1e11)]
     """When the attempt was started, seconds since the epoch."""
     earlier: tuple[dict[str, Any], ...] = ()
     """The attempts before this one, as result.json lists them."""
@@ -120,13 +120,13 @@ class TrialFolder:
         """All whole lines of metrics.jsonl."""
         rows = []
         try:
-            lines = (self.path / "metrics.jsonl").read_text().splitlines()
+            lines = (self.path / "metrics.jsonl").read_text(errors="replace").splitlines()
         except OSError:
             return []
         for line in lines:
-            with contextlib.suppress(ValueError):
+            with contextlib.suppress(ValueError, RecursionError):
                 rows.append(json.loads(line))
-        return rows
+        return [row for row in rows if isinstance(row, dict)]
 
     def lease(self) -> Lease | None:
         """The lease on disk, held or left behind."""
@@ -156,9 +156,7 @@ class TrialFolder:
         A final result stands in the way unless `replaces` is its stamp. Raises Taken, Finished or CannotWrite.
         """
         with self._locked():
-            os.utime(self.path / ".lock")  # the file system's own clock, which running.json was written by too
-            held, now = self.lease(), (self.path / ".lock").stat().st_mtime
-            if held is not None and self._alive(held, now=now):
+            if self._held():
                 raise Taken
             result = self.result()
             if result is not None and result.status not in UNFINISHED:
@@ -174,15 +172,18 @@ class TrialFolder:
             write_atomically(self.path / "spec.json", json.dumps(spec, indent=1))
         return TrialWriter(self, token)
 
-    def close(self, spec: dict[str, Any], *, status: Status, error: str) -> Result | None:
+    def close(self, spec: dict[str, Any], *, status: Status, error: str, replaces: str | None = None) -> Result | None:
         """Write the result of a trial whose process is gone and left none. None when it is not ours to close.
 
-        Raises CannotWrite.
+        A final result stands in the way unless `replaces` is its stamp. Raises CannotWrite.
         """
         with self._locked():
             lease, result = self.lease(), self.result()
-            if self.running() is not None or (result is not None and result.status not in UNFINISHED):
+            final = result is not None and result.status not in UNFINISHED
+            if self._held() or (final and self.stamp() != replaces):
                 return None
+            if final:
+                (self.path / "result.json").rename(self.path / "replaced.json")
             if lease is None:
                 attempts = result.attempts if result is not None else []
             else:
@@ -191,6 +192,18 @@ class TrialFolder:
             write_atomically(self.path / "result.json", result.model_dump_json(indent=1))
             (self.path / "running.json").unlink(missing_ok=True)
             return result
+
+    def _held(self) -> bool:
+        """Under the lock: whether a live process holds the lease, by the file system's clock, which dated it too."""
+        os.utime(self.path / ".lock")
+        lease, now = self.lease(), (self.path / ".lock").stat().st_mtime
+        return lease is not None and self._alive(lease, now=now)
+
+    @contextlib.contextmanager
+    def unclaimed(self) -> Iterator[bool]:
+        """Within, nobody can claim the trial; yields whether nobody had. Raises CannotWrite."""
+        with self._locked():
+            yield not self._held()
 
     def temporary(self) -> list[Path]:
         """Files that a writer which died left half-written."""
@@ -254,8 +267,10 @@ class TrialWriter:
 
     def sign_of_life(self) -> None:
         """Tell other hosts that the process lives. Raises nothing: the next write will tell."""
+        lease = self.folder.lease()
         with contextlib.suppress(OSError):
-            os.utime(self.path / "running.json")
+            if lease is not None and lease.token == self.token:
+                os.utime(self.path / "running.json")
 
     def begin(self, *, epochs: int, resumed: int | None) -> None:
         """Say what is to be done, and drop metrics of epochs that will be done again."""
@@ -276,9 +291,9 @@ class TrialWriter:
 
     def write_predictions(self, *, prediction: npt.NDArray[np.integer], label: npt.NDArray[np.integer]) -> None:
         """Per-item test predictions, ordered by item index; int16."""
-        with self._writing(), tempfile.NamedTemporaryFile(dir=self.path, prefix=".predictions.", delete=False) as file:
-            np.savez_compressed(file, prediction=prediction.astype(np.int16), label=label.astype(np.int16))
-            Path(file.name).replace(self.path / "predictions.npz")
+        content = io.BytesIO()
+        np.savez_compressed(content, prediction=prediction.astype(np.int16), label=label.astype(np.int16))
+        self.write_file("predictions.npz", content.getvalue())
 
     def write_file(self, name: str | Path, content: bytes | str) -> None:
         """A file of the trial, whole or not at all."""

@@ -106,23 +106,22 @@ def _log(folder: TrialFolder, *, follow: bool):  # type: ignore[no-untyped-def]
 @app.command()
 def clean(
     output: Output = Path("results"),
+    checkpoints: Annotated[bool, typer.Option("--checkpoints", help="Also checkpoints of ended trials.")] = False,
     adapters: Annotated[bool, typer.Option("--adapters", help="Also the adapters of finished trials.")] = False,
     unlisted: Annotated[bool, typer.Option("--unlisted", help="Also trials that no suite here lists.")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would go.")] = False,
 ) -> None:
-    """Remove what nothing needs any more: checkpoints of trials that have ended, files of writers that died.
+    """Remove what nothing needs any more: files of writers that died, and more on request.
 
-    Results, predictions and reports stay, and so do checkpoints that a run can still go on from.
+    Results, predictions and reports of listed trials always stay, and so do checkpoints of trials that are not over.
     """
-    from harness.cleaning import litter, remove
+    from harness.cleaning import clean as remove
     from harness.store import Store
 
     if not (output / "trials").is_dir():
         raise UserError(f"{output}: is no output folder of `harness run`")
     console, total, count = make_console(), 0, 0
-    for item in litter(Store(output), adapters=adapters, unlisted=unlisted):
-        if not dry_run:
-            remove(item)
+    for item in remove(Store(output), checkpoints=checkpoints, adapters=adapters, unlisted=unlisted, dry_run=dry_run):
         total, count = total + item.bytes, count + 1
         console.print(f"{escape(str(item.path))}  {item.bytes / 1e6:.1f} MB  {item.why}", highlight=False)
     console.print(f"{'would free' if dry_run else 'freed'} {total / 1e6:.1f} MB in {count} places")

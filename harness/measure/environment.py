@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import importlib
 import inspect
 import os
 import platform
@@ -19,7 +20,8 @@ import harness
 
 
 @cache
-def _cpu_name() -> str:
+def cpu_name() -> str:
+    """What the processor calls itself."""
     try:
         match = re.search(r"^model name\s*:\s*(.+)$", Path("/proc/cpuinfo").read_text(), re.MULTILINE)
     except OSError:
@@ -62,7 +64,7 @@ def environment(device: torch.device, *, precision: str, threads: int, git: str 
         "accelerate": _version("accelerate"),
         "ray": _version("ray"),
         "platform": f"{platform.system()} {platform.machine()}",
-        "cpu": _cpu_name(),
+        "cpu": cpu_name(),
         "cpus": os.cpu_count(),
         "threads": threads,
         "gpu": torch.cuda.get_device_name(device) if device.type == "cuda" else None,
@@ -70,10 +72,22 @@ def environment(device: torch.device, *, precision: str, threads: int, git: str 
     }
 
 
+def libraries() -> str:
+    """Versions of what computes."""
+    found = {name: _version(name) for name in ("torch", "accelerate", "numpy")}
+    found |= {"python": platform.python_version(), "harness": harness.__version__}
+    return ", ".join(f"{name} {number}" for name, number in found.items())
+
+
 def code_digest(*plugins: type) -> str:
-    """SHA-256 of the source of the harness and of the modules that define some classes: which code is running."""
+    """SHA-256 of the source of the harness, and of the modules or packages that define some classes."""
     files = sorted(Path(harness.__file__).parent.rglob("*.py"))
-    files += [Path(source) for plugin in plugins if (source := inspect.getsourcefile(plugin)) is not None]
+    for plugin in plugins:
+        package = importlib.import_module(plugin.__module__.partition(".")[0])
+        folders = [Path(folder) for folder in getattr(package, "__path__", ())]
+        source = inspect.getsourcefile(plugin)
+        files += sorted(file for folder in folders for file in folder.rglob("*.py"))
+        files += [Path(source)] if source is not None and not folders else []
     digest = hashlib.sha256()
     for file in files:
         digest.update(file.read_bytes())

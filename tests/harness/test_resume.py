@@ -140,7 +140,7 @@ def test_goes_on_after_the_last_epoch(tmp_path: Path, monkeypatch: pytest.Monkey
     assert result.time.step is not None, "the steps of the first process count"
 
 
-@pytest.mark.parametrize("damage", ["cut", "zeros", "other code", "other data", "other tensors"])
+@pytest.mark.parametrize("damage", ["cut", "zeros", "a byte", "other tensors", "other code", "other data"])
 def test_a_checkpoint_that_does_not_fit_is_not_gone_on_from(
     damage: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -161,10 +161,12 @@ def test_a_checkpoint_that_does_not_fit_is_not_gone_on_from(
         tensors = load_file(path)
         tensors.pop(next(name for name in tensors if name.startswith("model/")))
         save_file(tensors, path, metadata=header)
+    elif damage == "a byte":
+        path.write_bytes(content[:-500] + bytes([content[-500] ^ 1]) + content[-499:])
     else:
-        key = b'"code\\": \\"' if damage == "other code" else b'"data\\": \\"'
-        at = content.index(key) + len(key)
-        path.write_bytes(content[:at] + (b"0" if content[at : at + 1] != b"0" else b"1") + content[at + 1 :])
+        own = Training._fingerprint
+        changed = {damage.removeprefix("other "): "another"}
+        monkeypatch.setattr(Training, "_fingerprint", lambda self: own(self) | changed)
     result = run(trial, tmp_path / "cut")
     assert_same(TrialFolder(tmp_path / "whole" / trial.identity), TrialFolder(tmp_path / "cut" / trial.identity))
     assert [attempt["resumed"] for attempt in result.attempts] == [None, None]
@@ -206,11 +208,16 @@ def test_killed_at_random_moments(method: str, settings: dict[str, Any], tmp_pat
             break
         assert result.status == "lost"
     else:
-        launch(Errand.of(trial), cut.claim(trial.spec()), data=data)
+        result = launch(Errand.of(trial), cut.claim(trial.spec()), data=data)
+    assert "lost" in [attempt["status"] for attempt in result.attempts], "it was never killed"
     assert_same(whole, cut)
 
 
 def kill_worker(folder: TrialFolder) -> None:
-    lease = folder.running()
-    if lease is not None and lease.pid != os.getpid():
-        os.kill(lease.pid, signal.SIGKILL)
+    """Kill the process that works on a trial, as soon as there is one."""
+    for _ in range(1000):
+        lease = folder.running()
+        if lease is not None and lease.pid != os.getpid():
+            os.kill(lease.pid, signal.SIGKILL)
+            return
+        time.sleep(0.01)

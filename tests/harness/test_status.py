@@ -134,11 +134,13 @@ def test_clean(store: Store, suite: Suite) -> None:
         return {str(path.relative_to("results/trials")) for path in Path("results/trials").rglob("*.safetensors")}
 
     everything = left()
-    assert "would free" in invoke("clean", "--dry-run")
+    assert "would free" in invoke("clean", "--checkpoints", "--dry-run")
     assert left() == everything and stray.exists()
     invoke("clean")
+    assert left() == everything and not stray.exists(), "a retry may go on from any checkpoint"
+    invoke("clean", "--checkpoints")
     gone = {f"{trial.identity}/{CHECKPOINT}" for trial in (ended, unlisted)}
-    assert left() == everything - gone and not stray.exists()
+    assert left() == everything - gone
     invoke("clean", "--unlisted")
     assert not store.trial(unlisted.identity).path.exists()
     invoke("clean", "--adapters")
@@ -168,8 +170,9 @@ def test_what_killed_runs_left_elsewhere_goes(tmp_path: Path, monkeypatch: pytes
     from harness.cleaning import scratch_prefix, sweep_scratch
 
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
-    dead, mine, other = (tmp_path / name for name in (f"harness-tune-{2**22 + 1}-x", f"{scratch_prefix()}y", "z"))
-    for folder in (dead, mine, other):
+    names = [f"{scratch_prefix()}y", "z", f"harness-tune-{'9' * 24}-x", "harness-tune-²-x"]
+    kept = [tmp_path / name for name in names]
+    for folder in (tmp_path / f"harness-tune-{2**22 + 1}-x", *kept):
         folder.mkdir()
     sweep_scratch()
-    assert sorted(tmp_path.iterdir()) == sorted([mine, other])
+    assert sorted(tmp_path.iterdir()) == sorted(kept)

@@ -44,7 +44,7 @@ def test_a_lease_is_held_by_a_live_process(tmp_path: Path) -> None:
     running = folder.path / "running.json"
     lease = folder.lease()
     assert lease is not None
-    running.write_text(lease.model_copy(update={"created": lease.created - 100}).model_dump_json())
+    running.write_text(lease.model_copy(update={"created": "another boot 1"}).model_dump_json())
     second = folder.claim({})  # the number is another process's by now
     for write in (
         lambda: writer.progress(1),
@@ -126,6 +126,51 @@ def test_a_failed_write_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.
         write_atomically(path, "new")
     assert path.read_text() == "old"
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_the_file_systems_clock_decides_who_is_silent(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = TrialFolder(tmp_path / "abc")
+    writer = folder.claim({})
+    lease = folder.lease()
+    assert lease is not None
+    (folder.path / "running.json").write_text(lease.model_copy(update={"host": "elsewhere"}).model_dump_json())
+    monkeypatch.setattr("harness.trial_folder.time.time", lambda: time.monotonic() + 1e10)  # this host's clock is wrong
+    with pytest.raises(Taken):
+        folder.claim({})
+    assert folder.close({}, status="lost", error="x") is None
+    with folder.unclaimed() as free:
+        assert not free
+    writer.progress(1)
+
+
+def test_a_replaced_result_can_be_closed(tmp_path: Path) -> None:
+    folder = TrialFolder(tmp_path / "abc")
+    folder.claim({}).finish(result())
+    assert folder.close({}, status="lost", error="x") is None
+    closed = folder.close({}, status="lost", error="x", replaces=folder.stamp())
+    assert closed is not None and closed.status == "lost"
+
+
+@pytest.mark.parametrize("line", ["3", "[]", "\udcff", "[" * 5000])
+def test_a_strange_line_of_metrics_is_left_out(line: str, tmp_path: Path) -> None:
+    folder = TrialFolder(tmp_path / "abc")
+    writer = folder.claim({})
+    writer.log_metrics({"epoch": 0})
+    with (folder.path / "metrics.jsonl").open("a", errors="surrogateescape") as file:
+        file.write(line + "\n")
+    assert folder.metrics() == [{"epoch": 0}]
+    writer.begin(epochs=3, resumed=1)
+
+
+@pytest.mark.parametrize("content", ["{", "{}", '{"trials": [{}], "name": 1, "description": 2, "digest": 3}'])
+def test_a_damaged_suite_is_said(content: str, tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    (tmp_path / "trials" / "abc").mkdir(parents=True)
+    (tmp_path / "s").mkdir()
+    (tmp_path / "s" / "suite.json").write_text(content)
+    with pytest.raises(UserError):
+        store.load("s")
+    assert store.entry("abc") is None
 
 
 def test_a_cut_line_of_metrics_is_left_out(tmp_path: Path) -> None:
