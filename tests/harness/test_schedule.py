@@ -1,8 +1,15 @@
 """Order and resources, without Ray."""
 
-from harness import registry
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from harness import registry, schedule
+from harness.result import Result
 from harness.schedule import Job, bundle, planned_order
 from harness.settings import Resources
+from harness.store import Store
 from harness.suite import load_suite
 
 
@@ -31,3 +38,22 @@ def test_every_kind_of_plug_in_loads() -> None:
         assert registry.names(kind)
         for name in registry.names(kind):
             assert registry.get(kind, name) is not None
+
+
+def test_a_trial_that_no_worker_ever_claims_is_given_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = Store(tmp_path)
+    (trial,) = load_suite("quickstart").only(["method=lora", "dataset=sweethome12", "seed=0"])
+    folder = store.trial(trial.identity)
+    folder.claim(trial.spec()).finish(Result(id=trial.identity, spec=trial.spec(), status="failed"))
+    rounds: list[int] = []
+    told: list[str] = []
+    monkeypatch.setattr(schedule, "_round", lambda jobs, halt, generation, **_: rounds.append(generation))
+    monkeypatch.setattr(schedule, "start_launchers", lambda generation: [])
+    observer = SimpleNamespace(finished=lambda trial, result: told.append(result.status))
+    for replaces in (folder.stamp(), None):
+        job = Job(trial, replaces=replaces, attempts=folder.attempts())
+        schedule._rounds([job], [], store=store, observer=observer)  # type: ignore[arg-type]
+    assert told[0] == "lost"
+    assert rounds[:3] == [0, 1, 2]
+    result = folder.result()
+    assert result is not None and result.status == "lost"
