@@ -1,5 +1,6 @@
 """A training that is cut off and goes on ends with the same bits as one that never was: weights and predictions."""
 
+import contextlib
 import os
 import random
 import signal
@@ -193,17 +194,16 @@ def test_killed_at_random_moments(method: str, settings: dict[str, Any], tmp_pat
     trial = make_trial(method, settings, epochs=12)
     data = data_root().resolve()
     whole, cut = (TrialFolder(tmp_path / name / trial.identity) for name in ("whole", "cut"))
-    began = time.monotonic()
-    launch(Errand.of(trial), whole.claim(trial.spec()), data=data)
-    duration = time.monotonic() - began
+    duration = launch(Errand.of(trial), whole.claim(trial.spec()), data=data).time.total
+    assert duration is not None
     seed = random.SystemRandom().randrange(10**6)
     print("seed of the moments:", seed)
     moments = random.Random(seed)
     for _ in range(3):
-        killer = threading.Timer(moments.uniform(0.1, 0.6) * duration, kill_worker, args=[cut])
+        killer = threading.Thread(target=kill_worker, args=[cut, moments.uniform(0.05, 0.4) * duration])
         killer.start()
         result = launch(Errand.of(trial), cut.claim(trial.spec()), data=data)
-        killer.cancel()
+        killer.join()
         if result.status == "done":
             break
         assert result.status == "lost"
@@ -213,11 +213,13 @@ def test_killed_at_random_moments(method: str, settings: dict[str, Any], tmp_pat
     assert_same(whole, cut)
 
 
-def kill_worker(folder: TrialFolder) -> None:
-    """Kill the process that works on a trial, as soon as there is one."""
-    for _ in range(1000):
+def kill_worker(folder: TrialFolder, seconds: float) -> None:
+    """Kill the process that works on a trial, so many seconds after it has begun."""
+    for _ in range(3000):
         lease = folder.running()
         if lease is not None and lease.pid != os.getpid():
-            os.kill(lease.pid, signal.SIGKILL)
+            time.sleep(seconds)
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(lease.pid, signal.SIGKILL)
             return
         time.sleep(0.01)
