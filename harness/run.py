@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import multiprocessing
 import threading
@@ -217,7 +218,7 @@ def run_suite(
     `remember` is called. Raises UserError when a dry step fails.
     """
     from harness.measure.environment import git_revision
-    from harness.tracking import Mirror, start_mirror
+    from harness.tracking import HEAD_START, Mirror, start_mirror
 
     steps = _in_background(lambda: check([job.trial for job in jobs])) if checking else None
     mirror: Mirror | None = None
@@ -229,6 +230,9 @@ def run_suite(
         remember()
         begun = True
         mirror = start_mirror(store, suite.name) if track else None
+        soon = threading.Timer(HEAD_START, _import_reporters)
+        soon.daemon = True
+        soon.start()
         return planned_order(jobs, seconds)
 
     try:
@@ -247,6 +251,13 @@ def run_suite(
     summary.reports, summary.unwritten = reports, unwritten
     summary.tracking = synced if isinstance(synced, str) else None
     return summary
+
+
+def _import_reporters() -> None:
+    """While trials run, so that the reports need not wait for it; what is wrong with one is said when it is used."""
+    for name in registry.names("reporters"):
+        with contextlib.suppress(UserError):
+            registry.get("reporters", name)
 
 
 def _in_background(work: Callable[[], dict[str, float]]) -> Future[dict[str, float]]:
