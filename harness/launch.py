@@ -32,11 +32,7 @@ from harness.trial_folder import CannotWrite, LeaseLost, TrialFolder, TrialWrite
 if TYPE_CHECKING:
     from harness.trial import Trial
 
-PRELOAD = [
-    "harness.train",
-    "harness.check",
-    "torch._dynamo",  # the first optimiser of a process would import it: 2 s
-]
+PRELOAD = ["harness.train"]
 PR_SET_PDEATHSIG = 1
 MAX_LOST = 2
 """How often a trial whose process or worker vanished is tried again."""

@@ -116,7 +116,7 @@ def read_trial(folder: TrialFolder, entry: Entry, *, suite_digest: str) -> Trial
     }
     if entry.reference:
         tags["reference"] = "true"
-    name = f"{entry.method} {entry.backbone} {entry.dataset} seed {entry.seed}"
+    name = entry.name
     if result is None:
         assert lease is not None
         alive = folder.running() is not None

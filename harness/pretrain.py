@@ -35,6 +35,7 @@ from harness.models.backbone import Backbone
 from harness.models.encoder import Encoder
 from harness.models.tokenizer import PositionEmbedding
 from harness.models.transformer import Block, Tokens
+from harness.optimizer import AdamW
 
 
 @dataclass(frozen=True)
@@ -132,7 +133,7 @@ def pretrain(
     ]
     exempt = [p for p in trained if p.ndim <= 1 or p is model.mask_token]
     decayed = [p for p in trained if p.ndim > 1 and p is not model.mask_token]
-    optimizer = torch.optim.AdamW(
+    optimizer = AdamW(
         [{"params": decayed, "weight_decay": recipe.weight_decay}, {"params": exempt, "weight_decay": 0.0}],
         lr=recipe.learning_rate,
     )

@@ -67,24 +67,13 @@ def remember_suite(suite: Suite, store: Store, *, chosen: Sequence[Trial], comma
 
     Raises UserError when that cannot be done.
     """
-    index = [
-        {
-            "id": trial.identity,
-            "method": trial.method_label,
-            "backbone": trial.backbone_label,
-            "dataset": trial.dataset.name,
-            "seed": trial.seed,
-            "reference": trial.reference,
-        }
-        for trial in suite.trials
-    ]
     try:
         store.write_suite(
             name=suite.name,
             description=suite.description,
             digest=suite.digest,
             text=suite.text,
-            trials=index,
+            trials=[trial.row() for trial in suite.trials],
             command=command,
             chosen=[trial.identity for trial in chosen],
         )
@@ -205,6 +194,7 @@ def run_suite(
     suite: Suite,
     jobs: Sequence[Job],
     *,
+    asked: Sequence[Trial],
     store: Store,
     display: Observer,
     remember: Callable[[], None],
@@ -215,7 +205,7 @@ def run_suite(
     """Run trials, mirror them into MLflow, write the reports. Data, weights and output are checked before.
 
     `checking` takes a dry step of every combination while Ray starts. Nothing is written before that is over: then
-    `remember` is called. Raises UserError when a dry step fails.
+    `remember` is called. The summary is of all trials that were `asked` for. Raises UserError when a dry step fails.
     """
     from harness.measure.environment import git_revision
     from harness.tracking import HEAD_START, Mirror, start_mirror
@@ -246,7 +236,7 @@ def run_suite(
         synced = mirror.finish() if mirror is not None else None
     if outcome.leaving is not None:
         outcome.leaving.join()
-    summary = summarise(suite, [job.trial for job in jobs], store, interrupted=outcome.interrupted)
+    summary = summarise(suite, asked, store, interrupted=outcome.interrupted)
     summary.problem = outcome.problem
     summary.reports, summary.unwritten = reports, unwritten
     summary.tracking = synced if isinstance(synced, str) else None

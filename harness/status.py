@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 import shlex
 import statistics
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -146,7 +146,7 @@ def _state(result: Result | None, *, running: bool) -> str:
     return "waiting" if result is None else result.status
 
 
-def causes_of(entries: Any) -> list[Cause]:
+def causes_of(entries: Iterable[Entry]) -> list[Cause]:
     """Failed trials, those together that failed alike; the most frequent cause first.
 
     Messages are alike when they differ in numbers only.

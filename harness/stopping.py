@@ -11,6 +11,8 @@ import time
 from collections.abc import Callable, Iterator
 from types import FrameType
 
+import psutil
+
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 TWICE = 0.02
 """Seconds below which a second signal is the first one delivered to the process and to its group."""
@@ -21,9 +23,9 @@ SHOW_CURSOR = b"\x1b[?25h"
 def stop_on_signals(announce: Callable[[], None]) -> Iterator[Callable[[], None]]:
     """Within, the first SIGINT or SIGTERM raises KeyboardInterrupt, and a second one ends the process on the spot.
 
-    `announce` is called at once after the first, from another thread. Nothing is lost by the second: whatever the run
-    started dies with it, and finished results are on disk. Yields a function that takes the signals again when a
-    library has taken them away. Does nothing outside the main thread, where Python takes no signals.
+    `announce` is called at once after the first, from another thread. Nothing is lost by the second: whatever the
+    process started is killed with it, and finished results are on disk. Yields a function that takes the signals
+    again when a library has taken them away. Does nothing outside the main thread, where Python takes no signals.
     """
     if threading.current_thread() is not threading.main_thread():
         yield lambda: None
@@ -59,14 +61,25 @@ def _interrupt(number: int, frame: FrameType | None) -> None:
 
 def _watch(receive: int, announce: Callable[[], None]) -> None:
     first: float | None = None
+    begun: set[psutil.Process] = set()
     while number := os.read(receive, 1):
         if number[0] not in SIGNALS:
             continue
         if first is None:
             first = time.monotonic()
+            begun = _descendants()  # an orderly end that is cut short leaves orphans
             with contextlib.suppress(Exception):  # nobody may be there to read it
                 announce()
         elif time.monotonic() - first > TWICE:
             if sys.stderr.isatty():
                 os.write(2, SHOW_CURSOR)
+            for process in begun | _descendants():
+                with contextlib.suppress(psutil.Error):
+                    process.kill()
             os._exit(128 + number[0])
+
+
+def _descendants() -> set[psutil.Process]:
+    with contextlib.suppress(psutil.Error):
+        return set(psutil.Process().children(recursive=True))
+    return set()

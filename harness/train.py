@@ -35,6 +35,7 @@ from harness.evaluation import Evaluation, evaluate
 from harness.measure.environment import code_digest, cpu_name, environment, libraries
 from harness.measure.memory import NO_GPU, NOT_YET, MemoryWindow
 from harness.measure.steps import StepTimer
+from harness.optimizer import AdamW
 from harness.result import Memory as MemoryRecord
 from harness.result import Parameters, Result, Status, Storage, Time
 from harness.settings import Train
@@ -126,7 +127,7 @@ class Training:
         self.attached, digests = build(trial, device=self.device, train_items=len(self.train), train=self.train)
         self.digests = digests | {"data": data_digest}
         groups = self.attached.optimizer_groups(self.settings.weight_decay)
-        optimizer = torch.optim.AdamW(groups, lr=self.settings.learning_rate, fused=True)
+        optimizer = AdamW(groups, lr=self.settings.learning_rate, fused=True)
         self.model, self.optimizer = self.accelerator.prepare(self.attached.model, optimizer)
         self.augment = augmentation(self.settings.augment, up=trial.dataset.up)
         seeds = Seeds.of(trial.dataset.name, trial.seed)
@@ -134,6 +135,7 @@ class Training:
         self.noise = torch.Generator(device=self.device).manual_seed(seeds.augmentation)
         self.streams = Streams(order=self.order, noise=self.noise, device=self.device)
         self.best: dict[str, Tensor] | None = None
+        self.fingerprint = self._fingerprint()  # once: it reads all source, and later edits are not what runs
         self.progress = self._begin(seeds)
         self.timer = StepTimer(self.device, earlier=self.progress.times)
         self.memory = MemoryWindow(self.device, earlier=self.progress.peaks)
@@ -144,7 +146,7 @@ class Training:
         try:
             progress, self.best = resume(
                 self.writer.path / CHECKPOINT,
-                fingerprint=self._fingerprint(),
+                fingerprint=self.fingerprint,
                 attached=self.attached,
                 optimizer=self.optimizer,
                 streams=self.streams,
@@ -240,7 +242,7 @@ class Training:
     def _checkpoint(self) -> None:
         self.progress.times, self.progress.peaks = self.timer.times(), self.memory.peaks()
         content = pack(
-            fingerprint=self._fingerprint(),
+            fingerprint=self.fingerprint,
             progress=self.progress,
             attached=self.attached,
             best=self.best,

@@ -110,6 +110,17 @@ class Trial:
         """For people: `lora point_mae sweethome12 seed 0`."""
         return f"{self.method_label} {self.backbone_label} {self.dataset.name} seed {self.seed}"
 
+    def row(self) -> dict[str, Any]:
+        """Identity and the suite's labels, as suite.json and `harness plan` list a trial."""
+        return {
+            "id": self.identity,
+            "method": self.method_label,
+            "backbone": self.backbone_label,
+            "dataset": self.dataset.name,
+            "seed": self.seed,
+            "reference": self.reference,
+        }
+
     def spec(self) -> dict[str, Any]:
         """The resolved specification, as result.json holds it. Reading it back gives the same trial."""
         common: dict[str, Any] = {

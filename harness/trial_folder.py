@@ -159,10 +159,8 @@ class TrialFolder:
             if self._held():
                 raise Taken
             result = self.result()
-            if result is not None and result.status not in UNFINISHED:
-                if self.stamp() != replaces:
-                    raise Finished
-                (self.path / "result.json").rename(self.path / "replaced.json")
+            if not self._make_way(result, replaces):
+                raise Finished
             earlier = self._attempts_so_far(result)
             token, attempt = secrets.token_hex(8), len(earlier) + 1
             lease = Lease(token=token, **myself(), attempt=attempt, started=time.time(), earlier=tuple(earlier))
@@ -178,16 +176,10 @@ class TrialFolder:
         A final result stands in the way unless `replaces` is its stamp. Raises CannotWrite.
         """
         with self._locked():
-            lease, result = self.lease(), self.result()
-            final = result is not None and result.status not in UNFINISHED
-            if self._held() or (final and self.stamp() != replaces):
+            result = self.result()
+            if self._held() or not self._make_way(result, replaces):
                 return None
-            if final:
-                (self.path / "result.json").rename(self.path / "replaced.json")
-            if lease is None:
-                attempts = result.attempts if result is not None else []
-            else:
-                attempts = [*lease.earlier, lease.record(status, error, ended=self._last_sign())]
+            attempts = self._attempts_so_far(result, status=status, error=error)
             result = failure(self.identity, spec, status=status, error=error, attempts=attempts)
             write_atomically(self.path / "result.json", result.model_dump_json(indent=1))
             (self.path / "running.json").unlink(missing_ok=True)
@@ -214,13 +206,25 @@ class TrialFolder:
         lease, result = self.lease(), self.result()
         return lease.attempt if lease is not None else len(result.attempts) if result is not None else 0
 
-    def _attempts_so_far(self, result: Result | None) -> list[dict[str, Any]]:
+    def _make_way(self, result: Result | None, replaces: str | None) -> bool:
+        """Set a final result aside if it is the one to be replaced. Returns whether none stands in the way."""
+        if result is None or result.status in UNFINISHED:
+            return True
+        if self.stamp() != replaces:
+            return False
+        (self.path / "result.json").rename(self.path / "replaced.json")
+        return True
+
+    def _attempts_so_far(
+        self, result: Result | None, *, status: Status = "lost", error: str | None = None
+    ) -> list[dict[str, Any]]:
+        """All attempts; the one whose process has gone without a result ended with `status`."""
         lease = self.lease()
         known = result.attempts if result is not None else []
         if lease is None or lease.attempt <= len(known):
             return known
         gone = f"process {lease.pid} on {lease.host} vanished after epoch {lease.done} of {lease.epochs}"
-        return [*lease.earlier, lease.record("lost", gone, ended=self._last_sign())]
+        return [*lease.earlier, lease.record(status, error or gone, ended=self._last_sign())]
 
     def _last_sign(self) -> float:
         return (self.path / "running.json").stat().st_mtime

@@ -92,6 +92,7 @@ def run(
             summary = run_suite(
                 loaded,
                 left,
+                asked=trials,
                 store=store,
                 display=display,
                 remember=remember,
@@ -100,8 +101,6 @@ def run(
                 track=track,
             )
         took = duration(display.elapsed)
-        everything = summarise(loaded, trials, store, interrupted=summary.interrupted)
-        summary.done, summary.failed = everything.done, everything.failed
     else:
         remember()
         summary = summarise(loaded, trials, store, interrupted=False)
@@ -213,18 +212,7 @@ def plan(
         return "stale" if done_here and at_hand.differ(trial, result) else result.status
 
     statuses = {trial.identity: status(trial) for trial in trials}
-    rows = [
-        {
-            "id": trial.identity,
-            "method": trial.method_label,
-            "backbone": trial.backbone_label,
-            "dataset": trial.dataset.name,
-            "seed": trial.seed,
-            "reference": trial.reference,
-            "status": statuses[trial.identity],
-        }
-        for trial in trials
-    ]
+    rows = [trial.row() | {"status": statuses[trial.identity]} for trial in trials]
     missing = what_is_missing(trials)
     if as_json:
         print_json({"suite": loaded.name, "digest": loaded.digest, "trials": rows, "missing": missing})

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -86,7 +87,7 @@ def logs(
         typer.echo(text, nl=False)
 
 
-def _log(folder: TrialFolder, *, follow: bool):  # type: ignore[no-untyped-def]
+def _log(folder: TrialFolder, *, follow: bool) -> Iterator[str]:
     """The log's text, and what is added to it while the trial runs."""
     try:
         file = (folder.path / "log.txt").open(errors="replace")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import importlib
-import inspect
 import os
 import platform
 import re
@@ -81,14 +80,14 @@ def libraries() -> str:
 
 def code_digest(*plugins: type) -> str:
     """SHA-256 of the source of the harness, and of the modules or packages that define some classes."""
-    files = sorted(Path(harness.__file__).parent.rglob("*.py"))
-    for plugin in plugins:
-        package = importlib.import_module(plugin.__module__.partition(".")[0])
-        folders = [Path(folder) for folder in getattr(package, "__path__", ())]
-        source = inspect.getsourcefile(plugin)
-        files += sorted(file for folder in folders for file in folder.rglob("*.py"))
-        files += [Path(source)] if source is not None and not folders else []
+    files = set(Path(harness.__file__).parent.rglob("*.py"))
+    for name in {plugin.__module__.partition(".")[0] for plugin in plugins} - {"harness"}:
+        module = importlib.import_module(name)
+        folders = [Path(folder) for folder in getattr(module, "__path__", ())]
+        files |= {file for folder in folders for file in folder.rglob("*.py")}
+        source = getattr(module, "__file__", None)
+        files |= {Path(source)} if source is not None else set()
     digest = hashlib.sha256()
-    for file in files:
+    for file in sorted(files):
         digest.update(file.read_bytes())
     return digest.hexdigest()
