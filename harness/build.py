@@ -29,7 +29,7 @@ def build(
     if train is not None and trial.backbone.weights == "random" and trial.protocol.frozen_batchnorm == "running":
         _calibrate(encoder, train, trial)
     task = Task(classes=len(trial.dataset.classes), train_items=train_items)
-    attached = attach(trial.method, encoder, task, head_dropout=trial.train.head_dropout)
+    attached = attach(trial.method, encoder, task, head=trial.backbone.head, head_dropout=trial.train.head_dropout)
     attached.model.to(device)
     return attached, digests
 

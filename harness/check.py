@@ -31,7 +31,7 @@ def dry_step(trial: Trial) -> DryStep:
     torch.manual_seed(0)
     try:
         encoder = trial.backbone.build(drop_path=trial.train.drop_path)
-        attached = attach(trial.method, encoder, Task(len(trial.dataset.classes), CLOUDS))
+        attached = attach(trial.method, encoder, Task(len(trial.dataset.classes), CLOUDS), head=trial.backbone.head)
         clouds, labels = (
             torch.rand(CLOUDS, count, 3) - 0.5,
             torch.randint(len(trial.dataset.classes), (BATCH,)),

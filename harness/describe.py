@@ -13,7 +13,7 @@ from pydantic import ValidationError
 
 from harness import registry
 from harness.errors import UserError, did_you_mean
-from harness.method import Task, attach
+from harness.method import Task, attach, misfits
 from harness.models.weights import WEIGHTS, data_root, recipe
 
 
@@ -42,11 +42,12 @@ def describe_method(name: str, *, backbone: str, preset: str, classes: int, sett
         values[key] = yaml.safe_load(text)
     method = _settings("methods", name, values)
     declared = _settings("backbones", backbone, {"preset": preset})
-    problems = [*declared.problems(declared.default_points), *method.problems(declared)]
+    method = method.on(declared)
+    problems = [*declared.problems(declared.default_points), *misfits(method, declared)]
     if problems:
         raise UserError("\n".join(f"{name} on {backbone} {preset}: {problem}" for problem in problems))
     with torch.device("meta"):  # shapes only: nothing is allocated or drawn
-        attached = attach(method, declared.build(drop_path=0.0), Task(classes=classes, train_items=1))
+        attached = attach(method, declared.build(drop_path=0.0), Task(classes, train_items=1), head=declared.head)
     module = inspect.getmodule(type(method))
     about = (module.__doc__ if module else None) or type(method).__doc__ or ""
     return {

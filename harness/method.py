@@ -10,13 +10,14 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Annotated, ClassVar
+from typing import Annotated, ClassVar, Self
 
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 
-from harness.models.encoder import Encoder
-from harness.models.head import ClassificationHead, Classifier, Pool
+from harness.models.backbone import Backbone
+from harness.models.encoder import Encoder, Renames
+from harness.models.head import HEADS, Classifier, HeadKind, Pool
 
 Probability = Annotated[float, Field(ge=0, lt=1)]
 Trainable = nn.Module | nn.Parameter
@@ -57,19 +58,35 @@ class Method(BaseModel, ABC):
     version: ClassVar[int] = 1
     """Raised by hand when the same settings would give other numbers; part of a trial's identity."""
 
-    official_names: ClassVar[tuple[tuple[str, str], ...]] = ()
-    """Renames (pattern, replacement) from this method's parameter names to the official code's, in order."""
+    official_names: ClassVar[Renames] = ()
+    """Renames from this method's parameter names to the official code's, applied before the encoder's own."""
+    official_names_after: ClassVar[Renames] = ()
+    """Renames applied last, where the method's official code calls parts of the encoder otherwise."""
 
-    pool: Annotated[tuple[Pool, ...], Field(min_length=1)] = ("class", "patch_max")
-    """What the head sees, concatenated in this order."""
+    pool: Annotated[tuple[Pool, ...], Field(min_length=1)] | None = None
+    """What the head sees, concatenated in this order; the backbone's own choice when not given."""
 
     @abstractmethod
     def adapt(self, encoder: Encoder, task: Task) -> Adapted:
         """The encoder to train and what of it trains."""
 
-    def problems(self, backbone: BaseModel) -> list[str]:
-        """What makes these settings impossible on a backbone; empty when they fit."""
+    def on(self, backbone: Backbone) -> Self:
+        """These settings with what they leave to the backbone filled in; the same again when called twice."""
+        return self if self.pool is not None else self.model_copy(update={"pool": backbone.pool})
+
+    def problems(self, backbone: Backbone) -> list[str]:
+        """What makes these settings, filled in, impossible on a backbone; empty when they fit."""
         return []
+
+
+def misfits(method: Method, backbone: Backbone) -> list[str]:
+    """Why a method, with its settings filled in, is not defined on a backbone; empty when it is."""
+    if backbone.hierarchical and "class" in (method.pool or ()):
+        return [
+            "pool asks for the class token, and this backbone has none; use mean and max",
+            *method.problems(backbone),
+        ]
+    return method.problems(backbone)
 
 
 @dataclass(frozen=True)
@@ -137,20 +154,25 @@ def _count(parameters: dict[int, nn.Parameter]) -> int:
     return sum(parameter.numel() for parameter in parameters.values())
 
 
-def attach(method: Method, encoder: Encoder, task: Task, *, head_dropout: float = 0.5) -> Attached:
+def attach(
+    method: Method, encoder: Encoder, task: Task, *, head: HeadKind = "three_layer", head_dropout: float = 0.5
+) -> Attached:
     """Adapt the encoder, put the head on it, freeze all that is not declared, and count.
 
-    Raises ValueError when the method declares something twice, or something that the model does not hold.
+    `method` has its settings filled in (`Method.on`). Raises ValueError when it declares something twice, or something
+    that the model does not hold.
     """
+    if method.pool is None:
+        raise ValueError(f"{type(method).__name__} has no pool: fill its settings in with `method.on(backbone)`")
     backbone = _parameters([encoder])
     adapted = method.adapt(encoder, task)
-    head = ClassificationHead(inputs=encoder.dim * len(method.pool), classes=task.classes, dropout=head_dropout)
-    model = Classifier(encoder=adapted.encoder, pool=method.pool, head=head)
+    layers = HEADS[head](inputs=encoder.dim * len(method.pool), classes=task.classes, dropout=head_dropout)
+    model = Classifier(encoder=adapted.encoder, pool=method.pool, head=layers)
 
     added, unfrozen = _parameters(adapted.added), _parameters(adapted.unfrozen)
     if added.keys() & backbone.keys() or not unfrozen.keys() <= backbone.keys():
         raise ValueError(f"{type(method).__name__} declares a backbone parameter as added, or a new one as unfrozen")
-    declared = added | unfrozen | _parameters([head])
+    declared = added | unfrozen | _parameters([layers])
     trainable = {name: p for name, p in model.named_parameters() if id(p) in declared}
     if len(trainable) != len(declared):
         raise ValueError(f"{type(method).__name__} declares parameters that its encoder does not hold")
@@ -160,9 +182,9 @@ def attach(method: Method, encoder: Encoder, task: Task, *, head_dropout: float 
     counts = Counts(
         added=_count(added),
         unfrozen=_count(unfrozen),
-        head=_count(_parameters([head])),
+        head=_count(_parameters([layers])),
         trainable=_count(declared),
-        total=_count(backbone) + _count(added) + _count(_parameters([head])),
+        total=_count(backbone) + _count(added) + _count(_parameters([layers])),
     )
     return Attached(
         model=model,

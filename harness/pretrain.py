@@ -31,8 +31,8 @@ from harness.atomic import read_json, write_atomically
 from harness.data.augment import rotate, scale_translate
 from harness.errors import UserError
 from harness.geometry import gather_points, group
-from harness.models.backbone import Backbone
-from harness.models.encoder import Encoder
+from harness.models.encoder import PlainEncoder
+from harness.models.point_mae import PointMAE
 from harness.models.tokenizer import PositionEmbedding
 from harness.models.transformer import Block, Tokens
 from harness.optimizer import AdamW
@@ -58,7 +58,7 @@ class Recipe:
 class MaskedAutoencoder(nn.Module):
     """Encoder on the visible patches, decoder on all; predicts the points of the hidden ones."""
 
-    def __init__(self, encoder: Encoder, *, mask: float, decoder_depth: int) -> None:
+    def __init__(self, encoder: PlainEncoder, *, mask: float, decoder_depth: int) -> None:
         super().__init__()
         self.encoder, self.hidden = encoder, int(mask * encoder.groups)
         dim = encoder.dim
@@ -117,12 +117,12 @@ def read_points(path: Path) -> Tensor:
 
 def pretrain(
     *,
-    backbone: Backbone,
+    backbone: PointMAE,
     points: Tensor,
     recipe: Recipe,
     device: str = "cpu",
     report: Callable[[int, float, float], None] = lambda epoch, loss, seconds: None,
-) -> tuple[Encoder, list[float]]:
+) -> tuple[PlainEncoder, list[float]]:
     """Train; returns the encoder and the mean loss of each epoch. `report(epoch, loss, seconds)` after each."""
     torch.manual_seed(recipe.seed)
     generator = torch.Generator(device=device).manual_seed(recipe.seed + 1)
@@ -172,11 +172,11 @@ def pretrain(
 
 
 def save_encoder(
-    encoder: Encoder,
+    encoder: PlainEncoder,
     *,
     name: str,
     folder: Path,
-    backbone: Backbone,
+    backbone: PointMAE,
     recipe: Recipe,
     curve: list[float],
     data: dict[str, Any],

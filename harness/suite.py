@@ -17,6 +17,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from harness import registry
 from harness.baselines import BASELINES
 from harness.errors import Problem, SuiteError, UserError, did_you_mean
+from harness.method import misfits
 from harness.models.weights import WEIGHTS
 from harness.settings import Data, Protocol, Resources, Train
 from harness.trial import Keep, Trial
@@ -421,7 +422,7 @@ class _Resolver:
             )
         for message in encoder.problems(points):
             self._problem(("backbones", backbone), f"backbones.{backbone}", f"{message} ({dataset})")
-        for message in settings.problems(encoder):
+        for message in misfits(settings.on(encoder), encoder):
             self._problem(("methods", method), f"methods.{method}", f"{message} (on {backbone})")
         if sections["protocol"].selection == "validation" and not sections["protocol"].validation_fraction:
             self._problem(

@@ -21,7 +21,6 @@ import numpy.typing as npt
 import torch
 from accelerate import Accelerator
 from torch import Tensor
-from torch.nn import functional as F
 
 from harness.adapter import pack as pack_adapter
 from harness.baselines import BASELINES
@@ -35,6 +34,7 @@ from harness.evaluation import Evaluation, evaluate
 from harness.measure.environment import code_digest, cpu_name, environment, libraries
 from harness.measure.memory import NO_GPU, NOT_YET, MemoryWindow
 from harness.measure.steps import StepTimer
+from harness.models.head import classification_loss
 from harness.optimizer import AdamW
 from harness.result import Memory as MemoryRecord
 from harness.result import Parameters, Result, Status, Storage, Time
@@ -213,7 +213,7 @@ class Training:
             self.timer.data_ready()
             with self.accelerator.autocast():
                 scores = self.model(clouds)
-                loss = F.cross_entropy(scores, self.train.labels[rows], label_smoothing=settings.label_smoothing)
+                loss = classification_loss(scores, self.train.labels[rows], label_smoothing=settings.label_smoothing)
             self.optimizer.zero_grad()
             self.accelerator.backward(loss)
             if step == 0 and (starved := self.attached.starved()):

@@ -55,6 +55,10 @@ class Trial:
     keep: Keep = "adapter"
     """What stays of a finished trial beside its result: the adapter, nothing, or the last checkpoint too."""
 
+    def __post_init__(self) -> None:
+        """Fill in what the method leaves to the backbone, so that the specification names it."""
+        object.__setattr__(self, "method", self.method.on(self.backbone))
+
     @classmethod
     def from_spec(cls, spec: dict[str, Any], *, dataset: Dataset | None = None) -> Self:
         """The trial of a resolved specification: equal identity, plug-ins' names as labels.

@@ -38,7 +38,8 @@ class BottleneckAdapter(Method):
 
     def adapt(self, encoder: Encoder, task: Task) -> Adapted:
         """Append an adapter to the feed-forward part of every block."""
-        adapters = [Adapter(dim=encoder.dim, width=self.width, dropout=self.dropout) for _ in encoder.blocks]
-        for block, adapter in zip(encoder.blocks, adapters, strict=True):
-            block.register_module("mlp", nn.Sequential(block.get_submodule("mlp"), adapter))
-        return Adapted(encoder, added=adapters, unfrozen=[encoder.class_token, encoder.class_position])
+        blocks = encoder.plain_blocks
+        adapters = [Adapter(dim=block.dim, width=self.width, dropout=self.dropout) for block in blocks]
+        for block, adapter in zip(blocks, adapters, strict=True):
+            block.register_module("mlp", nn.Sequential(block.mlp, adapter))
+        return Adapted(encoder, added=adapters, unfrozen=encoder.class_parameters)

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from harness.method import Adapted, Method, Probability, Task
+from harness.models.backbone import Backbone
 from harness.models.encoder import Encoder
 from harness.models.head import Pool
 from harness.models.transformer import Block, Tokens
@@ -111,6 +112,12 @@ class DAPT(Method):
     adapter_dropout: Probability = 0.0
     pool: Annotated[tuple[Pool, ...], Field(min_length=1)] = ("class", "prompt_mean", "patch_max")
 
+    def problems(self, backbone: Backbone) -> list[str]:
+        """Hierarchical encoders: internal prompts go from block to block, and there tokens are made anew between."""
+        if backbone.hierarchical:
+            return ["internal prompts travel through all blocks, and this backbone makes its tokens anew at each level"]
+        return []
+
     def adapt(self, encoder: Encoder, task: Task) -> Adapted:
         """Wrap every block, and scale-shift the tokenizer's output and the final norm's."""
         blocks = [
@@ -118,7 +125,7 @@ class DAPT(Method):
             for index, block in enumerate(encoder.plain_blocks)
         ]
         adapted = encoder.with_parts(
-            tokenizer=nn.Sequential(encoder.tokenizer, ScaleShift(encoder.dim)),
+            tokenizers=[nn.Sequential(*encoder.tokenizers, ScaleShift(encoder.dim))],
             blocks=blocks,
             norm=nn.Sequential(encoder.norm, ScaleShift(encoder.dim)),
         )
@@ -128,6 +135,6 @@ class DAPT(Method):
         return Adapted(
             adapted,
             added=added,
-            unfrozen=[encoder.class_token, encoder.class_position],
+            unfrozen=encoder.class_parameters,
             dead=() if read else blocks[-1].prompt_shift.parameters(),
         )

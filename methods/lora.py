@@ -46,7 +46,7 @@ class LoRA(Method):
         """Put an update beside each target layer."""
         scale = 1.0 if self.alpha is None else self.alpha / self.rank
         added: list[nn.Parameter] = []
-        for block in encoder.blocks:
+        for block in encoder.plain_blocks:
             for target in dict.fromkeys(self.targets):
                 part, _, leaf = target.partition(".")
                 owner = block.get_submodule(part)
@@ -55,4 +55,4 @@ class LoRA(Method):
                 layer = LowRankLinear(linear, rank=self.rank, scale=scale)
                 owner.register_module(leaf, layer)
                 added += [layer.down, layer.up]
-        return Adapted(encoder, added=added, unfrozen=[encoder.class_token, encoder.class_position])
+        return Adapted(encoder, added=added, unfrozen=encoder.class_parameters)

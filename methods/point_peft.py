@@ -15,13 +15,14 @@ from dataclasses import dataclass, fields, replace
 from typing import Any
 
 import torch
-from pydantic import BaseModel, NonNegativeFloat, NonNegativeInt, PositiveInt
+from pydantic import NonNegativeFloat, NonNegativeInt, PositiveInt
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from harness.geometry import Groups, farthest_points, gather_points, group
 from harness.method import Adapted, Method, Probability, Task, Trainable
-from harness.models.encoder import Encoder
+from harness.models.backbone import Backbone
+from harness.models.encoder import Encoder, PlainEncoder
 from harness.models.tokenizer import PointwiseNorm
 from harness.models.transformer import Block, DropPath, Tokens
 
@@ -196,7 +197,7 @@ class GlobalFeature(nn.Module):
     It is a copy: the method trains the biases of the encoder itself. It stays in eval mode whatever the model does.
     """
 
-    def __init__(self, encoder: Encoder, *, groups: int) -> None:
+    def __init__(self, encoder: PlainEncoder, *, groups: int) -> None:
         super().__init__()
         self.encoder, self.groups = copy.deepcopy(encoder), groups
         self.train(False)
@@ -218,7 +219,7 @@ class GlobalFeature(nn.Module):
 class PointPEFTEncoder(nn.Module):
     """Encoder, memory bank and second-level grouping: points in, tokens out."""
 
-    def __init__(self, encoder: Encoder, query: nn.Module, *, settings: PointPEFT, bank_items: int) -> None:
+    def __init__(self, encoder: PlainEncoder, query: nn.Module, *, settings: PointPEFT, bank_items: int) -> None:
         super().__init__()
         self.encoder, self.query = encoder, query
         self.neighbours, self.members = settings.bank_neighbours, encoder.group_size // 2
@@ -291,8 +292,10 @@ class PointPEFT(Method):
     query_groups: PositiveInt = 64
     """Patches that the frozen query encoder sees; never more than the encoder's own."""
 
-    def problems(self, backbone: BaseModel) -> list[str]:
+    def problems(self, backbone: Backbone) -> list[str]:
         """Widths that do not divide, prompts that do not match the bank's neighbours."""
+        if backbone.hierarchical:
+            return ["not built for hierarchical encoders yet"]
         found = []
         heads, group_size = getattr(backbone, "heads", 1), getattr(backbone, "group_size", 2)
         if self.local_width % heads:
@@ -308,6 +311,7 @@ class PointPEFT(Method):
 
     def adapt(self, encoder: Encoder, task: Task) -> Adapted:
         """Wrap every block and the encoder; unfreeze its biases and the final norm."""
+        assert isinstance(encoder, PlainEncoder)
         query = GlobalFeature(encoder, groups=min(self.query_groups, encoder.groups))
         attention = LocalAttention(dim=encoder.dim, width=self.local_width, heads=encoder.heads)
         prompted = encoder.depth // 2 if self.prompt_layers is None else self.prompt_layers
@@ -334,7 +338,7 @@ class PointPEFT(Method):
         return Adapted(
             adapted,
             added=added,
-            unfrozen=[encoder.class_token, encoder.class_position, encoder.norm, *biases],
+            unfrozen=[*encoder.class_parameters, encoder.norm, *biases],
             dead=[p for block in blocks for p in block.spare],
             before_training=adapted.build_bank,
         )

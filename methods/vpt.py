@@ -50,11 +50,12 @@ class VPT(Method):
 
     def adapt(self, encoder: Encoder, task: Task) -> Adapted:
         """Give prompts to every block (deep) or to the first (shallow)."""
-        count = len(encoder.blocks) if self.deep else 1
+        blocks = encoder.plain_blocks
+        count = len(blocks) if self.deep else 1
         prompted = [
-            PromptedBlock(block, dim=encoder.dim, prompts=self.prompts, positions=self.positions)
-            for block in list(encoder.blocks)[:count]
+            PromptedBlock(block, dim=block.dim, prompts=self.prompts, positions=self.positions)
+            for block in blocks[:count]
         ]
-        adapted = encoder.with_parts(blocks=[*prompted, *list(encoder.blocks)[count:]])
+        adapted = encoder.with_parts(blocks=[*prompted, *blocks[count:]])
         added = [parameter for block in prompted for parameter in block.added]
-        return Adapted(adapted, added=added, unfrozen=[encoder.class_token, encoder.class_position])
+        return Adapted(adapted, added=added, unfrozen=encoder.class_parameters)

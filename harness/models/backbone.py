@@ -8,6 +8,7 @@ from typing import Annotated, ClassVar
 from pydantic import BaseModel, ConfigDict, Field
 
 from harness.models.encoder import Encoder
+from harness.models.head import HeadKind, Pool
 
 
 class Backbone(BaseModel, ABC):
@@ -17,9 +18,15 @@ class Backbone(BaseModel, ABC):
 
     version: ClassVar[int] = 1
     """Raised by hand when the same settings would give other numbers; part of a trial's identity."""
+    pool: ClassVar[tuple[Pool, ...]] = ("class", "patch_max")
+    """What the head sees when the method does not say."""
+    hierarchical: ClassVar[bool] = False
+    """Whether tokens are grouped into fewer, wider ones on the way; such encoders have no class token."""
 
     weights: Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]{1,64}$")] = "random"
     """Name of the pre-trained weights (harness.models.weights), or `random`."""
+    head: HeadKind = "three_layer"
+    """The classification head: Point-MAE's and the PEFT papers' three layers, or Point-BERT's own two."""
 
     @property
     @abstractmethod

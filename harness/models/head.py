@@ -1,4 +1,4 @@
-"""From tokens to class scores: what the head sees (pooling) and the papers' three-layer head."""
+"""From tokens to class scores: what the head sees (pooling), the field's two heads, and the loss."""
 
 from __future__ import annotations
 
@@ -7,11 +7,23 @@ from typing import Literal, get_args
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from harness.errors import UserError
 from harness.models.transformer import Tokens
 
-Pool = Literal["class", "prompt_mean", "prompt_max", "patch_max", "patch_mean"]
+Pool = Literal[
+    "class",
+    "prompt_mean",
+    "prompt_max",
+    "patch_max",
+    "patch_mean",
+    "mean",
+    "max",
+    "max_without_first",
+    "mean_plus_max",
+]
+HeadKind = Literal["three_layer", "two_layer"]
 
 
 def _prompts(tokens: Tokens) -> Tensor:
@@ -21,17 +33,27 @@ def _prompts(tokens: Tokens) -> Tensor:
     return tokens.prompts
 
 
+def _all(tokens: Tokens) -> Tensor:
+    """Every token but prompts (B, T, C)."""
+    return tokens.without_prompts().features
+
+
 POOLS: dict[Pool, Callable[[Tokens], Tensor]] = {
     "class": lambda tokens: tokens.class_token,
     "prompt_mean": lambda tokens: _prompts(tokens).mean(1),
     "prompt_max": lambda tokens: _prompts(tokens).amax(1),
     "patch_max": lambda tokens: tokens.patches.amax(1),
     "patch_mean": lambda tokens: tokens.patches.mean(1),
+    # Point-M2AE's official heads: over all tokens, and for ScanObjectNN a maximum that leaves out the first one.
+    "mean": lambda tokens: _all(tokens).mean(1),
+    "max": lambda tokens: _all(tokens).amax(1),
+    "max_without_first": lambda tokens: _all(tokens)[:, 1:].amax(1),
+    "mean_plus_max": lambda tokens: _all(tokens).mean(1) + _all(tokens).amax(1),
 }
 assert set(POOLS) == set(get_args(Pool))
 
 
-class ClassificationHead(nn.Sequential):
+class ThreeLayerHead(nn.Sequential):
     """Linear, BatchNorm, ReLU, Dropout twice, then Linear: `cls_head_finetune` of Point-MAE and both papers."""
 
     def __init__(self, *, inputs: int, classes: int, dropout: float = 0.5, width: int = 256) -> None:
@@ -46,6 +68,19 @@ class ClassificationHead(nn.Sequential):
             nn.Dropout(dropout),
             nn.Linear(width, classes),
         )
+
+
+class TwoLayerHead(nn.Sequential):
+    """Linear, ReLU, Dropout, Linear: `cls_head_finetune` of Point-BERT."""
+
+    def __init__(self, *, inputs: int, classes: int, dropout: float = 0.5, width: int = 256) -> None:
+        super().__init__(nn.Linear(inputs, width), nn.ReLU(), nn.Dropout(dropout), nn.Linear(width, classes))
+
+
+HEADS: dict[HeadKind, type[ThreeLayerHead | TwoLayerHead]] = {
+    "three_layer": ThreeLayerHead,
+    "two_layer": TwoLayerHead,
+}
 
 
 class Classifier(nn.Module):
@@ -63,3 +98,17 @@ class Classifier(nn.Module):
     def forward(self, points: Tensor) -> Tensor:
         """(B, N, 3) -> (B, K)."""
         return self.head(self.features(points))
+
+
+def classification_loss(scores: Tensor, labels: Tensor, *, label_smoothing: float = 0.0) -> Tensor:
+    """Mean cross entropy of scores (B, K) and labels (B,) int64.
+
+    The smoothing is the field's (Point-BERT, Point-M2AE: `smooth_loss`): the true class gets 1 - s, and each of the
+    K - 1 others s / (K - 1). Torch's own gives s / K to every class, the true one too.
+    """
+    if not label_smoothing:
+        return F.cross_entropy(scores, labels)
+    surprise = -scores.log_softmax(1)  # (B, K)
+    true = surprise.gather(1, labels[:, None])[:, 0]
+    others = (surprise.sum(1) - true) / (scores.shape[1] - 1)
+    return ((1 - label_smoothing) * true + label_smoothing * others).mean()

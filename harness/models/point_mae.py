@@ -1,28 +1,33 @@
-"""Point-MAE's transformer, in any size.
+"""Point-MAE's transformer in any size, and the pre-trained models that share its shape.
 
-Pang et al., ECCV 2022, arXiv 2203.06604. `base` is the encoder of both papers; `tiny` is small enough to fine-tune
-in seconds on one core and has pre-trained weights inside this package.
+Point-MAE: Pang et al., ECCV 2022, arXiv 2203.06604. ACT: Dong et al., ICLR 2023, arXiv 2212.08320. ReCon: Qi et al.,
+ICML 2023, arXiv 2302.02318. Point-BERT: Yu et al., CVPR 2022, arXiv 2111.14819. `base` is the encoder of the papers;
+`tiny` is small enough to fine-tune in seconds on one core.
 """
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from pydantic import PositiveInt, model_validator
 
 from harness.models.backbone import Backbone
-from harness.models.encoder import Encoder
+from harness.models.encoder import PlainEncoder
+from harness.models.head import HeadKind
+from harness.models.tokenizer import ProjectedTokenizer, Tokenizer
 
-PRESETS: dict[str, dict[str, int]] = {
-    "base": {"dim": 384, "depth": 12, "heads": 6, "groups": 128, "group_size": 32, "tokenizer_width": 256},
-    "tiny": {"dim": 96, "depth": 4, "heads": 6, "groups": 32, "group_size": 16, "tokenizer_width": 32},
-}
+Preset = Literal["base", "tiny"]
 
 
 class PointMAE(Backbone):
     """Settings of a Point-MAE encoder; the preset gives every number that is not named."""
 
-    preset: Literal["base", "tiny"] = "base"
+    presets: ClassVar[dict[str, dict[str, Any]]] = {
+        "base": {"dim": 384, "depth": 12, "heads": 6, "groups": 128, "group_size": 32, "tokenizer_width": 256},
+        "tiny": {"dim": 96, "depth": 4, "heads": 6, "groups": 32, "group_size": 16, "tokenizer_width": 32},
+    }
+
+    preset: Preset = "base"
     """The papers' encoder, or one small enough for a processor."""
     dim: PositiveInt = 384
     """Width of a token; 96 in `tiny`."""
@@ -42,7 +47,7 @@ class PointMAE(Backbone):
     def _fill_from_preset(cls, given: Any) -> Any:
         if not isinstance(given, dict):
             return given
-        return PRESETS.get(str(given.get("preset", "base")), {}) | given
+        return cls.presets.get(str(given.get("preset", "base")), {}) | given
 
     @property
     def default_points(self) -> int:
@@ -62,14 +67,43 @@ class PointMAE(Backbone):
             found.append(f"tokenizer_width {self.tokenizer_width} must be even")
         return found
 
-    def build(self, *, drop_path: float) -> Encoder:
+    def build(self, *, drop_path: float) -> PlainEncoder:
         """The encoder with random weights."""
-        return Encoder(
+        return PlainEncoder(
+            self._tokenizer(),
             dim=self.dim,
             depth=self.depth,
             heads=self.heads,
             groups=self.groups,
             group_size=self.group_size,
-            tokenizer_width=self.tokenizer_width,
             drop_path=drop_path,
         )
+
+    def _tokenizer(self) -> Tokenizer | ProjectedTokenizer:
+        return Tokenizer(dim=self.dim, width=self.tokenizer_width)
+
+
+class ACT(PointMAE):
+    """Settings of an ACT encoder: Point-MAE's shape, pre-trained with a cross-modal teacher."""
+
+
+class ReCon(PointMAE):
+    """Settings of a ReCon encoder: Point-MAE's shape, pre-trained with reconstruction and contrast."""
+
+
+class PointBERT(PointMAE):
+    """Settings of a Point-BERT encoder: Point-MAE's shape, but tokens of another width are brought to its own."""
+
+    presets: ClassVar[dict[str, dict[str, Any]]] = {
+        "base": PointMAE.presets["base"] | {"tokenizer_dim": 256},
+        "tiny": PointMAE.presets["tiny"] | {"tokenizer_dim": 64},
+    }
+
+    tokenizer_dim: PositiveInt = 256
+    """Width of the tokenizer's own tokens; 64 in `tiny`."""
+    head: HeadKind = "two_layer"
+    """Point-BERT's own two layers; `three_layer` is what the PEFT papers put on it."""
+
+    def _tokenizer(self) -> ProjectedTokenizer:
+        network = Tokenizer(dim=self.tokenizer_dim, width=self.tokenizer_width)
+        return ProjectedTokenizer(network, width=self.tokenizer_dim, dim=self.dim)

@@ -21,23 +21,27 @@ class PointwiseNorm(nn.BatchNorm1d):
 
 
 class Tokenizer(nn.Module):
-    """Patches (B, G, M, 3) -> tokens (B, G, C). Point-BERT's `Encoder`: two shared MLPs, each followed by a max.
+    """Patches (B, G, M, channels) -> tokens (B, G, C). Point-BERT's `Encoder`: two shared MLPs, each followed by a max.
 
     The official code writes the shared MLPs as 1x1 convolutions on (B*G, C, M); here they are linear layers on
-    the last axis, which is the same function. `width` is the width after the first MLP, 256 in the papers.
+    the last axis, which is the same function. `width` is the width after the first MLP, 256 in the papers; `hidden`
+    and `mixed`, the widths inside the two, are half and twice that unless given.
     """
 
-    def __init__(self, *, dim: int, width: int = 256) -> None:
+    def __init__(
+        self, *, dim: int, width: int = 256, channels: int = 3, hidden: int | None = None, mixed: int | None = None
+    ) -> None:
         super().__init__()
-        self.point1 = nn.Linear(3, width // 2)
-        self.norm1 = PointwiseNorm(width // 2)
-        self.point2 = nn.Linear(width // 2, width)
-        self.point3 = nn.Linear(2 * width, 2 * width)
-        self.norm2 = PointwiseNorm(2 * width)
-        self.point4 = nn.Linear(2 * width, dim)
+        hidden, mixed = hidden or width // 2, mixed or 2 * width
+        self.point1 = nn.Linear(channels, hidden)
+        self.norm1 = PointwiseNorm(hidden)
+        self.point2 = nn.Linear(hidden, width)
+        self.point3 = nn.Linear(2 * width, mixed)
+        self.norm2 = PointwiseNorm(mixed)
+        self.point4 = nn.Linear(mixed, dim)
 
     def forward(self, neighbourhoods: Tensor) -> Tensor:
-        """(B, G, M, 3) -> (B, G, C)."""
+        """(B, G, M, channels) -> (B, G, C)."""
         local = self.point2(F.relu(self.norm1(self.point1(neighbourhoods))))  # (B, G, M, W)
         whole = local.amax(2)  # (B, G, W)
         # Linear on concat([whole, local]) without the concatenation: the half that sees the patch's maximum
@@ -45,6 +49,19 @@ class Tokenizer(nn.Module):
         for_whole, for_local = self.point3.weight.split(whole.shape[-1], dim=1)
         mixed = F.linear(local, for_local, self.point3.bias) + F.linear(whole, for_whole)[:, :, None]
         return self.point4(F.relu(self.norm2(mixed))).amax(2)
+
+
+class ProjectedTokenizer(nn.Module):
+    """A tokenizer and a linear layer that brings its tokens to the encoder's width (Point-BERT's `reduce_dim`)."""
+
+    def __init__(self, network: Tokenizer, *, width: int, dim: int) -> None:
+        super().__init__()
+        self.network = network
+        self.reduce = nn.Linear(width, dim)
+
+    def forward(self, neighbourhoods: Tensor) -> Tensor:
+        """(B, G, M, 3) -> (B, G, C)."""
+        return self.reduce(self.network(neighbourhoods))
 
 
 class PositionEmbedding(nn.Module):

@@ -15,17 +15,21 @@ from torch.nn import functional as F
 
 @dataclass(frozen=True)
 class Tokens:
-    """The state between blocks: a sequence [class token, prompts..., patch tokens...].
+    """The state between blocks: a sequence [class token, prompts..., patch tokens...] of length T.
 
     How many prompts there are follows from the lengths, so nothing has to be told when a method inserts some.
     """
 
     features: Tensor
-    """(B, 1 + P + G, C)"""
+    """(B, T, C)"""
     positions: Tensor
-    """(B, 1 + P + G, C): added to the features at the entry of every block (Point-MAE)."""
+    """(B, T, C): added to the features at the entry of every block (Point-MAE)."""
     centers: Tensor
     """(B, G, 3): centres of the patches."""
+    class_tokens: int = 1
+    """Tokens in front that are no prompts: 1, or 0 where an encoder has no class token."""
+    near: Tensor | None = None
+    """(B, G, G) bool: which patches attend to which; None where all do."""
     kept: tuple[Tensor, ...] = ()
     """Patch tokens (B, G, C) after the blocks that the caller asked to keep."""
 
@@ -42,20 +46,29 @@ class Tokens:
     @property
     def prompts(self) -> Tensor:
         """Prompt tokens (B, P, C)."""
-        return self.features[:, 1 : -self.groups]
+        return self.features[:, self.class_tokens : -self.groups]
 
     @property
     def class_token(self) -> Tensor:
         """Class token (B, C)."""
+        assert self.class_tokens
         return self.features[:, 0]
+
+    @property
+    def mask(self) -> Tensor | None:
+        """(B, 1, T, T) bool: which tokens attend to which. Class token and prompts see all and are seen by all."""
+        if self.near is None:
+            return None
+        others = self.features.shape[1] - self.groups
+        return F.pad(self.near, (others, 0, others, 0), value=True)[:, None]
 
     def with_prompts(self, prompts: Tensor, positions: Tensor) -> Self:
         """The sequence with new prompts (B, P, C) right after the class token; older prompts move behind them."""
-        features, old = self.features, self.positions
+        features, old, first = self.features, self.positions, self.class_tokens
         return replace(
             self,
-            features=torch.cat([features[:, :1], prompts, features[:, 1:]], dim=1),
-            positions=torch.cat([old[:, :1], positions, old[:, 1:]], dim=1),
+            features=torch.cat([features[:, :first], prompts, features[:, first:]], dim=1),
+            positions=torch.cat([old[:, :first], positions, old[:, first:]], dim=1),
         )
 
     def without_prompts(self) -> Self:
@@ -63,9 +76,9 @@ class Tokens:
         return replace(self, features=self._drop(self.features), positions=self._drop(self.positions))
 
     def _drop(self, sequence: Tensor) -> Tensor:
-        if sequence.shape[1] == 1 + self.groups:
+        if sequence.shape[1] == self.class_tokens + self.groups:
             return sequence
-        return torch.cat([sequence[:, :1], sequence[:, -self.groups :]], dim=1)
+        return torch.cat([sequence[:, : self.class_tokens], sequence[:, -self.groups :]], dim=1)
 
 
 class DropPath(nn.Module):
@@ -93,12 +106,12 @@ class Attention(nn.Module):
         self.qkv: nn.Module = nn.Linear(dim, 3 * dim, bias=False)
         self.proj: nn.Module = nn.Linear(dim, dim)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """(B, T, C) -> (B, T, C)."""
+    def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
+        """(B, T, C) -> (B, T, C); `mask` (B, 1, T, T) bool says which tokens (last axis) each one attends to."""
         batch, length, dim = x.shape
         qkv = self.qkv(x).view(batch, length, 3, self.heads, dim // self.heads)
         query, key, value = qkv.permute(2, 0, 3, 1, 4)  # each (B, H, T, C/H)
-        mixed = F.scaled_dot_product_attention(query, key, value)
+        mixed = F.scaled_dot_product_attention(query, key, value, attn_mask=mask)
         return self.proj(mixed.transpose(1, 2).reshape(batch, length, dim))
 
 
@@ -121,6 +134,7 @@ class Block(nn.Module):
 
     def __init__(self, *, dim: int, heads: int, drop_path: float = 0.0) -> None:
         super().__init__()
+        self.dim = dim
         self.norm1: nn.Module = nn.LayerNorm(dim)
         self.attn = Attention(dim=dim, heads=heads)
         self.norm2: nn.Module = nn.LayerNorm(dim)
@@ -130,6 +144,6 @@ class Block(nn.Module):
     def forward(self, tokens: Tokens) -> Tokens:
         """One block: attention and feed-forward branches on features plus positions."""
         x = tokens.features + tokens.positions
-        x = x + self.drop_path(self.attn(self.norm1(x)))
+        x = x + self.drop_path(self.attn(self.norm1(x), tokens.mask))
         x = x + self.drop_path(self.mlp(self.norm2(x)))
         return replace(tokens, features=x)

@@ -113,4 +113,4 @@ def test_identities_are_stable(tmp_path: Path) -> None:
     assert suite(tmp_path).trials[0].identity == IDENTITY
 
 
-IDENTITY = "2bf6141436ee61ce"
+IDENTITY = "bf37e36a6c4d901f"

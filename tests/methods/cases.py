@@ -62,7 +62,7 @@ class Case:
     def method(self) -> Method:
         method = registry.get("methods", self.method_name).model_validate(self.settings)
         assert isinstance(method, Method)
-        return method
+        return method.on(self.backbone)
 
     @cached_property
     def backbone(self) -> Backbone:
@@ -80,7 +80,7 @@ class Case:
         torch.manual_seed(0)
         encoder = self.backbone.build(drop_path=0.1)
         torch.manual_seed(method_seed)
-        attached = attach(self.method, encoder, TASK)
+        attached = attach(self.method, encoder, TASK, head=self.backbone.head)
         if filled and attached.before_training is not None:
             attached.before_training(iter(self.clouds(TASK.train_items, seed=1).split(5)))
         return attached

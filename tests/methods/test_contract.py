@@ -21,7 +21,7 @@ from safetensors.torch import load, load_file, save
 from torch import Tensor, nn
 
 from harness import registry
-from harness.method import Adapted, Attached, Method, Task
+from harness.method import Adapted, Attached, Method, Task, misfits
 from harness.models.encoder import Encoder
 from harness.models.transformer import Tokens
 from tests.methods.cases import CASES, TASK, Case, step
@@ -33,7 +33,7 @@ ROOT = Path(__file__).parent.parent.parent
 @pytest.fixture(params=CASES, ids=str)
 def case(request: pytest.FixtureRequest) -> Case:
     found: Case = request.param
-    if problems := found.method.problems(found.backbone):
+    if problems := misfits(found.method, found.backbone):
         pytest.skip(f"not defined here: {'; '.join(problems)}")
     return found
 
@@ -125,7 +125,7 @@ def trained_by_two(request: pytest.FixtureRequest, tmp_path_factory: pytest.Temp
     """The folder in which two processes have left what they trained, of all cases that were selected to run."""
     folder = tmp_path_factory.mktemp("two_processes")
     selected = {item.callspec.params["case"] for item in request.session.items if "trained_by_two" in item.fixturenames}
-    names = [str(case) for case in selected if not case.method.problems(case.backbone)]
+    names = [str(case) for case in selected if not misfits(case.method, case.backbone)]
     command = [sys.executable, "-m", "tests.methods.two_processes", str(folder)]
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
     logs = [folder / f"{rank}.log" for rank in range(WORLD)]
@@ -197,7 +197,7 @@ class BrokenPart(nn.Module):
 class BrokenCase(Case):
     @cached_property
     def method(self) -> Method:
-        return Broken.model_validate(self.settings)
+        return Broken.model_validate(self.settings).on(self.backbone)
 
 
 @pytest.mark.parametrize(
@@ -220,4 +220,4 @@ def test_a_broken_promise_is_noticed(how: str, check: Callable[[Case], None]) ->
 @pytest.mark.parametrize("method", registry.names("methods"))
 def test_a_method_is_defined_somewhere(method: str) -> None:
     """Otherwise the whole contract would be skipped for it."""
-    assert any(not case.method.problems(case.backbone) for case in CASES if case.method_name == method)
+    assert any(not misfits(case.method, case.backbone) for case in CASES if case.method_name == method)

@@ -13,7 +13,6 @@ from torch import Tensor
 
 from harness import registry
 from harness.method import Task, attach
-from harness.models.encoder import Encoder
 from harness.models.point_mae import PointMAE
 from harness.models.transformer import Block
 from tests.mutants import Mutant, running, unchanged
@@ -28,8 +27,11 @@ class Pair:
     def __init__(self, method: str, **settings: object) -> None:
         generator = torch.Generator().manual_seed(0)
         torch.manual_seed(0)
-        self.plain: Encoder = PointMAE(preset="tiny", depth=2, groups=8, group_size=8).build(drop_path=0.0).eval()
-        self.attached = attach(registry.get("methods", method)(**settings), copy.deepcopy(self.plain), TASK)
+        backbone = PointMAE(preset="tiny", depth=2, groups=8, group_size=8)
+        self.plain = backbone.build(drop_path=0.0).eval()
+        self.attached = attach(
+            registry.get("methods", method)(**settings).on(backbone), copy.deepcopy(self.plain), TASK
+        )
         self.adapted = self.attached.model.encoder.eval()
         shared = set(dict(self.plain.named_parameters()))
         self.added = {n: p for n, p in self.adapted.named_parameters() if p.requires_grad and n not in shared}
@@ -135,8 +137,8 @@ MUTANTS = [
         ("adapter", "return h + self.up", "return self.up", "the residual"),
         (
             "adapter",
-            'nn.Sequential(block.get_submodule("mlp"), adapter)',
-            'nn.Sequential(adapter, block.get_submodule("mlp"))',
+            "nn.Sequential(block.mlp, adapter)",
+            "nn.Sequential(adapter, block.mlp)",
             "after the feed-forward part",
         ),
         ("lora", "self.alpha / self.rank", "self.alpha / self.rank**0.5", "alpha / rank"),

@@ -26,7 +26,7 @@ COUNTS = [
 @pytest.mark.parametrize(("name", "settings", "expected"), COUNTS, ids=lambda value: str(value)[:40])
 def test_exact_counts_at_base(name: str, settings: dict[str, object], expected: tuple[int, ...]) -> None:
     with torch.device("meta"):
-        method = registry.get("methods", name).model_validate(settings)
+        method = registry.get("methods", name).model_validate(settings).on(PointMAE())
         counts = attach(method, PointMAE().build(drop_path=0), Task(classes=15, train_items=1)).counts
     assert (counts.added, counts.unfrozen, counts.head, counts.trainable, counts.total) == expected
 
@@ -57,9 +57,10 @@ def test_a_method_that_declares_wrongly_is_refused() -> None:
         def adapt(self, encoder: Encoder, task: Task) -> Adapted:
             return Adapted(encoder, added=[torch.nn.Linear(2, 2)])
 
+    backbone = Case("full", "point_mae").backbone
     for wrong in (Wrong(), Elsewhere()):
         with pytest.raises(ValueError, match="declares"):
-            attach(wrong, Case("full", "point_mae").backbone.build(drop_path=0), TASK)
+            attach(wrong.on(backbone), backbone.build(drop_path=0), TASK)
 
 
 def test_no_weight_decay_for_vectors_and_the_class_token() -> None:

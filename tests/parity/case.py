@@ -18,7 +18,6 @@ from torch.nn import functional as F
 from harness import registry
 from harness.method import Attached, Method, Task, attach
 from harness.models.official import official_name
-from harness.models.point_mae import PointMAE
 from harness.models.transformer import DropPath
 from harness.train import set_training
 
@@ -58,12 +57,15 @@ class Case:
     def __init__(self, name: str) -> None:
         self.manifest, self.tensors = manifest(name), tensors(name)
         model = self.manifest["model"]
-        backbone = PointMAE(**{k: v for k, v in model["encoder"].items() if k not in ("name", "drop_path")})
+        sizes = {k: v for k, v in model["encoder"].items() if k not in ("name", "drop_path")}
+        backbone = registry.get("backbones", model["encoder"]["name"])(**sizes)
         settings = {k: v for k, v in model["method"].items() if k != "name"}
-        self.method: Method = registry.get("methods", model["method"]["name"])(pool=model["head"]["inputs"], **settings)
+        method = registry.get("methods", model["method"]["name"])(pool=model["head"]["inputs"], **settings)
+        self.method: Method = method.on(backbone)
         bank = self.tensors.get("in.bank")
         task = Task(model["head"]["classes"], train_items=1 if bank is None else bank.shape[1])
-        self.attached: Attached = attach(self.method, backbone.build(drop_path=model["encoder"]["drop_path"]), task)
+        self.encoder = backbone.build(drop_path=model["encoder"]["drop_path"])
+        self.attached: Attached = attach(self.method, self.encoder, task)
         self.model: Any = self.attached.model
         for module in self.model.modules():
             if isinstance(module, DropPath):
@@ -77,7 +79,7 @@ class Case:
         self.points, self.labels = self.tensors["in.points"], self.tensors["in.labels"]
 
     def official(self, name: str) -> str:
-        return official_name(name, self.method)
+        return official_name(name, self.method, self.encoder)
 
     def load(self) -> None:
         """Put the official state into our model; every one of its tensors must find its place."""

@@ -51,4 +51,4 @@ class IA3(Method):
             if self.hidden:
                 block.mlp.fc2 = fc2 = ScaledInput(block.mlp.fc2, width=block.mlp.width)
                 added.append(fc2.hidden)
-        return Adapted(encoder, added=added, unfrozen=[encoder.class_token, encoder.class_position])
+        return Adapted(encoder, added=added, unfrozen=encoder.class_parameters)
