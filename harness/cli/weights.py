@@ -20,7 +20,7 @@ SHOWN = 3
 """Names of tensors that a line tells."""
 
 app = typer.Typer()
-weights_app = typer.Typer(no_args_is_help=True, help="Import checkpoints; list, show and remove weights.")
+weights_app = typer.Typer(no_args_is_help=True, help="Import or fetch checkpoints; list, show and remove weights.")
 app.add_typer(weights_app, name="weights")
 
 Name = Annotated[str, typer.Argument(metavar="NAME", help="Weights.")]
@@ -45,17 +45,50 @@ def weights_import(
 ) -> None:
     """Make weights of a published checkpoint, or a model of a fine-tuned one; the file is read safely."""
     from harness.importing.files import import_file
-    from harness.models.manifest import Manifest
 
     found = import_file(
         file, name=name, backbone=backbone, branch=branch, data=data, base=base, settings=settings or (), force=force
     )
+    _tell(found, named=name is not None, as_json=as_json)
+
+
+@weights_app.command("fetch")
+def weights_fetch(
+    name: Annotated[str, typer.Argument(metavar="NAME", help="Weights or model whose authors publish a file.")],
+    url: Annotated[str | None, typer.Option(help="Where from, where the authors give no direct link.")] = None,
+    sha256: Annotated[str | None, typer.Option(help="The digest that you trust, where none is known.")] = None,
+    force: Annotated[bool, typer.Option("--force", help="Replace what is imported under that name.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Download a published checkpoint over https, hold it to its digest, import it."""
+    from rich.progress import DownloadColumn, Progress, TransferSpeedColumn
+
+    from harness.importing.fetching import fetch
+
+    console = make_console(stderr=True)
+    columns = (*Progress.get_default_columns(), DownloadColumn(), TransferSpeedColumn())
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
+        task = bar.add_task(name, total=None)
+        found = fetch(
+            name,
+            url=url,
+            sha256=sha256,
+            force=force,
+            progress=lambda done, total: bar.update(task, completed=done, total=total),
+        )
+    _tell(found, named=True, as_json=as_json)
+
+
+def _tell(found: Manifest | ImportedCard, *, named: bool, as_json: bool) -> None:
+    """What an import came to; `named`: whether the user chose the name."""
+    from harness.models.manifest import Manifest
+
     if as_json:
         print_json(found.model_dump(mode="json"))
     elif isinstance(found, Manifest):
-        _tell_weights(found, named=name is not None)
+        _tell_weights(found, named=named)
     else:
-        _tell_model(found, named=name is not None)
+        _tell_model(found, named=named)
 
 
 def _tell_weights(manifest: Manifest, *, named: bool) -> None:

@@ -26,6 +26,9 @@ from harness.importing.reading import Contents
 from harness.models.manifest import NAME, Manifest, Source, manifest_path, model_folder, weights_path
 from harness.models.weights import WEIGHTS
 
+FORMAT = "pointpeft-harness encoder 1"
+"""All that the file says of itself: safetensors writes several entries in any order, and digests would differ."""
+
 
 def import_encoder(
     contents: Contents,
@@ -49,7 +52,7 @@ def import_encoder(
     name = name or _default_name(contents, names, found)
     check_name(name, force=force, folder=False)
     _check_known(name, contents, found)
-    content = save(state, metadata={"name": name, "format": "pointpeft-harness encoder 1"})
+    content = save(state, metadata={"format": FORMAT})
     manifest = Manifest(
         name=name,
         backbone=found.kind,
