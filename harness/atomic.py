@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
+
+from harness.errors import UserError
 
 
 def write_atomically(path: Path, content: bytes | str) -> None:
@@ -24,6 +28,25 @@ def write_atomically(path: Path, content: bytes | str) -> None:
         _sync_folder(path.parent)
     except BaseException:
         Path(temporary).unlink(missing_ok=True)
+        raise
+
+
+def write_in_order(contents: Sequence[tuple[Path, bytes | str]]) -> None:
+    """Write files of which the last makes the others count; where it was not there before, all or none.
+
+    Raises UserError when they cannot be written.
+    """
+    last = contents[-1][0]
+    new = not last.exists()
+    try:
+        for path, content in contents:
+            write_atomically(path, content)
+    except BaseException as error:
+        for path, _ in contents if new else ():
+            with contextlib.suppress(OSError):
+                path.unlink()
+        if isinstance(error, OSError):
+            raise UserError(f"{last.parent}: cannot be written ({error.strerror})") from None
         raise
 
 

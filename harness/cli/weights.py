@@ -133,7 +133,8 @@ def _echo(name: str, source: Source, taken: str | None, lines: list[tuple[str, s
     by = f" (by {taken} the authors' file; if it is another, --as gives it another name)" if taken else ""
     typer.echo(f"{name}: {source.layout}{by}")
     file = ("file", f"{source.file}, {source.bytes / 1e6:.1f} MB, SHA-256 {source.digest}")
-    for key, words in [file, *lines, *_tensor_lines(source)]:
+    guess = [("guessed", f"{source.guess}; --backbone says otherwise")] if source.guess else []
+    for key, words in [file, *guess, *lines, *_tensor_lines(source)]:
         typer.echo(f"  {key:<8} {words}")
 
 

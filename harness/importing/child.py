@@ -59,6 +59,7 @@ class Refused(Exception):
 
 def main(path: Path, folder: Path) -> None:
     """Read a checkpoint, leave the answer in a folder."""
+    torch.set_num_threads(1)  # every thread of many would reserve address space, which is limited
     confine(path.stat().st_size)
     try:
         answer = read(path, folder / TENSORS)

@@ -16,7 +16,8 @@ from safetensors.torch import save
 from torch import Tensor
 
 from harness import __version__
-from harness.atomic import write_atomically
+from harness.atomic import write_in_order
+from harness.data.folder import printable
 from harness.errors import UserError
 from harness.importing.child import Refused
 from harness.importing.fitting import Fit, fit
@@ -58,11 +59,20 @@ def import_encoder(
         backbone=found.kind,
         requires=found.requires,
         digest=hashlib.sha256(content).hexdigest(),
-        source=source(contents, names, used=used, left=left, missing=missing, assumed=found.assumed),
+        source=source(
+            contents,
+            names,
+            guess=names.layout.guess if backbone is None else "",
+            used=used,
+            left=left,
+            missing=missing,
+            assumed=found.assumed,
+        ),
         harness=__version__,
         imported=now(),
     )
-    _write(manifest, content)
+    document = manifest.model_dump_json(indent=1) + "\n"
+    write_in_order([(weights_path(name), content), (manifest_path(name), document)])
     return manifest
 
 
@@ -86,6 +96,7 @@ def source(
     contents: Contents,
     names: Names,
     *,
+    guess: str,
     used: dict[str, str],
     left: dict[str, tuple[str, ...]],
     missing: dict[str, str],
@@ -93,10 +104,11 @@ def source(
 ) -> Source:
     """Where an import came from, for its manifest."""
     return Source(
-        file=contents.path.name,
+        file=printable(contents.path.name),
         digest=contents.digest,
         bytes=contents.size,
         layout=names.layout.title,
+        guess=guess,
         container=contents.container,
         used=used,
         left=left,
@@ -180,18 +192,3 @@ def _check_known(name: str, contents: Contents, found: Fit) -> None:
 
 def _described(kind: str, requires: Mapping[str, Any]) -> str:
     return f"{kind} ({', '.join(f'{key} {value}' for key, value in requires.items())})"
-
-
-def _write(manifest: Manifest, content: bytes) -> None:
-    """The tensors first, the manifest last: without one nothing is imported."""
-    tensors, path = weights_path(manifest.name), manifest_path(manifest.name)
-    new = not path.exists()
-    try:
-        write_atomically(tensors, content)
-        write_atomically(path, manifest.model_dump_json(indent=1) + "\n")
-    except BaseException as error:
-        if new:
-            tensors.unlink(missing_ok=True)
-        if isinstance(error, OSError):
-            raise UserError(f"{path.parent}: cannot be written ({error.strerror})") from None
-        raise

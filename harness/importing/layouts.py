@@ -45,18 +45,18 @@ LAYOUTS = (
     Layout("Point-M2AE, fine-tuning", "point_m2ae", "h_encoder."),
     Layout(
         "an encoder under base_model.", "recon", "base_model.encoder.", "base_model.",
-        guess="the names do not tell which pre-training it is; base_model. is taken for ReCon's",
+        guess="the names do not tell whose pre-training this is; taken for ReCon's",
     ),
     Layout("ReCon, fine-tuning", "recon", "img_token"),
     Layout("Point-BERT, fine-tuning", "point_bert", "reduce_dim."),
     Layout(
         "Point-MAE, fine-tuning", "point_mae", "encoder.first_conv.",
-        guess="Point-MAE, ACT and others share these names; taken for Point-MAE's",
+        guess="Point-MAE's, ACT's and other encoders share these names; taken for Point-MAE's",
     ),
     Layout("names of this harness (Point-BERT's tokenizer)", "point_bert", "tokenizer.network.", own=True),
     Layout(
         "names of this harness", "point_mae", "tokenizer.point1.", own=True,
-        guess="several backbones share these names; taken for Point-MAE's",
+        guess="Point-MAE's, ACT's and other encoders share these names; taken for Point-MAE's",
     ),
 )  # fmt: skip
 

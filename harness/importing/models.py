@@ -7,7 +7,6 @@ what the base weights hold is not written again.
 from __future__ import annotations
 
 import hashlib
-import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
@@ -17,7 +16,7 @@ from torch import Tensor
 
 from harness import __version__, registry
 from harness.adapter import fill, pack, tensors, untrained
-from harness.atomic import write_atomically
+from harness.atomic import write_in_order
 from harness.data.dataset import Dataset
 from harness.errors import UserError
 from harness.importing.cards import CARD, IMPORTED, TENSORS, ImportedCard
@@ -83,6 +82,7 @@ def import_model(
         source=source(
             contents,
             names,
+            guess=names.layout.guess if backbone is None and known is None else "",
             used={own: found.files[_official(own, trial, found)] for own in filled.state},
             left={"no tensor": contents.odd} if contents.odd else {},
             missing=dict.fromkeys(filled.lacking, "of the base weights, or made of the training set when loaded"),
@@ -92,7 +92,8 @@ def import_model(
         harness=__version__,
         imported=now(),
     )
-    _write(imported, content)
+    document = imported.model_dump_json(indent=1) + "\n"
+    write_in_order([(model_folder(name) / TENSORS, content), (model_folder(name) / CARD, document)])
     return imported
 
 
@@ -201,18 +202,3 @@ def _untold(trial: Trial, found: Fit) -> dict[str, Any]:
     keys = {f"{BACKBONE}{key}": value for key, value in trial.backbone.model_dump().items() if key not in told}
     keys |= {f"{METHOD}{key}": getattr(trial.method, key) for key in trial.method.untold}
     return keys | {f"{DATA}{key}": getattr(trial.data, key) for key in ("points", "sampling")}
-
-
-def _write(card: ImportedCard, content: bytes) -> None:
-    """The tensors first, the card last: without one there is no model."""
-    folder = model_folder(card.name)
-    new = not folder.exists()
-    try:
-        write_atomically(folder / TENSORS, content)
-        write_atomically(folder / CARD, card.model_dump_json(indent=1) + "\n")
-    except BaseException as error:
-        if new:
-            shutil.rmtree(folder, ignore_errors=True)
-        if isinstance(error, OSError):
-            raise UserError(f"{folder}: cannot be written ({error.strerror})") from None
-        raise

@@ -42,6 +42,8 @@ class Source(BaseModel):
     bytes: int
     layout: str
     """How it names its tensors, in words."""
+    guess: str
+    """What the names do not tell and nobody said; empty where there is no such thing."""
     container: str | None
     """The key that the tensors lay under."""
     used: dict[str, str]

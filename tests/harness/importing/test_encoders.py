@@ -123,6 +123,14 @@ def test_who_says_what_the_tensors_do_not(tmp_path: Path) -> None:
     assert imported_names() == ["four", "six"]
 
 
+def test_a_guess_is_said(tmp_path: Path) -> None:
+    layout = LAYOUTS["an encoder under base_model."]
+    path = write(tmp_path / "a.pth", layout.state(randomised(layout.settings().build(drop_path=0))))
+    guessed, told = import_file(path, name="a"), import_file(path, name="b", backbone="point_mae")
+    assert (guessed.backbone, guessed.source.guess[-19:]) == ("recon", "; taken for ReCon's")
+    assert (told.backbone, told.source.guess) == ("point_mae", "")
+
+
 # What is refused
 
 
@@ -161,6 +169,12 @@ def test_a_hostile_file_at_the_command_line(tmp_path: Path) -> None:
     assert done.stderr.startswith("error: evil.pth: needs posix.system, which would run code")
     assert done.stderr.count("\n") == 1
     assert [path.name for path in tmp_path.iterdir()] == ["evil.pth"]
+
+
+def test_a_folder_that_takes_nothing(tmp_path: Path, root: Path) -> None:
+    root.write_text("a file where the folder should be")
+    with pytest.raises(UserError, match=r"data/weights: cannot be written \(Not a directory\)"):
+        import_file(mae(tmp_path / "a.pth"), name="mine")
 
 
 def test_what_is_no_encoder(tmp_path: Path, root: Path) -> None:

@@ -21,10 +21,12 @@ from harness.importing import finetuned, known
 from harness.importing.cards import CARD, TENSORS, ImportedCard, imported_models, read_imported
 from harness.importing.files import SECTIONS, import_file, remove
 from harness.importing.known import KnownModel
-from harness.method import misfits
+from harness.method import Task, attach, misfits
+from harness.models.head import HeadKind, Pool
 from harness.models.manifest import Manifest, model_folder
 from harness.models.weights import OfficialFile
-from tests.harness.importing.checkpoints import DECODER, RECON, ones, write
+from tests.harness.importing.checkpoints import DECODER, PLAIN, RECON, official, ones, randomised, write
+from tests.harness.importing.checkpoints import LEVELS as LEVELS_SMALL
 from tests.parity.case import Case, StoredQuery
 
 pytestmark = pytest.mark.usefixtures("in_process")
@@ -124,6 +126,33 @@ def test_scores_are_those_of_the_authors_code(case: str, tmp_path: Path, shapes:
         guesses = model.model(chosen_points(recorded.points, 128, "fps")).argmax(1)
     found = model.evaluate()
     assert np.array_equal(found.prediction, guesses.numpy()) and np.array_equal(found.label, recorded.labels.numpy())
+
+
+@pytest.mark.parametrize(
+    ("backbone", "head", "pool", "options"),
+    [
+        ("point_bert", "two_layer", None, {}),
+        ("act", "three_layer", None, {"backbone": "act"}),
+        ("point_m2ae", "three_layer", ("mean_plus_max",), {}),
+    ],
+)
+def test_other_official_models(
+    backbone: str, head: HeadKind, pool: tuple[Pool, ...] | None, options: dict[str, str], tmp_path: Path, shapes: None
+) -> None:
+    """Those without a record: our model, written down in the official names."""
+    sizes = LEVELS_SMALL if backbone == "point_m2ae" else PLAIN
+    settings = registry.get("backbones", backbone)(**sizes)
+    method = registry.get("methods", "full")(pool=pool).on(settings)
+    encoder = randomised(settings.build(drop_path=0))
+    model = attach(method, encoder, Task(5, train_items=1), head=head).model.eval()
+    state = official(encoder) | {f"cls_head_finetune.{k}": v for k, v in model.head.state_dict().items()}
+    patches = ("groups", "group_size", "num_groups", "group_sizes")
+    given = [f"backbone.{key}={list(v) if isinstance(v, tuple) else v}" for key, v in sizes.items() if key in patches]
+    path = write(tmp_path / "a.pth", state)
+    import_model(path, name="mine", data="five", settings=[*given, "data.points=64"], **options)
+    points = torch.rand(3, 64, 3)
+    with torch.no_grad():
+        assert torch.equal(load_model("mine").model(points), model(points))
 
 
 def test_an_adapter_on_named_weights(tmp_path: Path, shapes: None) -> None:

@@ -1,6 +1,7 @@
 """Strangers' files: what honest ones say, and that the others do nothing but give an error."""
 
 import argparse
+import errno
 import json
 import os
 import signal
@@ -191,14 +192,18 @@ def test_places_that_are_no_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
         with pytest.raises(UserError) as caught:
             read_checkpoint(path)
         assert str(caught.value) == f"{path}: {words}"
-    locked = saved(tmp_path / "a.pth", MODEL)
-    if os.geteuid():  # root reads everything
-        locked.chmod(0)
-        with pytest.raises(UserError, match="cannot be read"):
-            read_checkpoint(locked)
+    path = saved(tmp_path / "a.pth", MODEL)
+    with monkeypatch.context() as patch, pytest.raises(UserError, match=r"cannot be read \(Permission denied\)"):
+        patch.setattr(Path, "open", locked)
+        read_checkpoint(path)
     monkeypatch.setattr(reading, "LARGEST", 100)
     with pytest.raises(UserError, match="files of more than 100 are not read"):
-        read_checkpoint(locked)
+        read_checkpoint(path)
+
+
+def locked(path: Path, mode: str) -> None:
+    """As a file without permission answers those who are not root."""
+    raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
 
 
 # The other process
