@@ -10,7 +10,7 @@ import yaml
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from harness import registry
+from harness import load_trial, registry
 from harness.cli import main
 from harness.errors import UserError
 from harness.importing.files import import_file, remove, suite_entry
@@ -19,9 +19,11 @@ from harness.models.manifest import imported_names, manifest_path, read_manifest
 from harness.models.point_mae import PointMAE
 from harness.models.weights import all_weights, find_weights, load_weights
 from harness.suite import load_suite
+from harness.train import run_trial
 from tests.harness.importing.checkpoints import LAYOUTS, PLAIN, Pretraining, ones, randomised, write
 from tests.harness.importing.test_reading import RunsCode
 from tests.harness.test_cli import harness
+from tests.harness.test_train import claim, make_trial
 
 pytestmark = pytest.mark.usefixtures("in_process")
 
@@ -288,6 +290,19 @@ def test_imported_weights_stand_beside_the_others(
     assert "│ mine " in said("weights", "list")
     assert said("weights", "remove", "mine").count("removed") == 2
     assert "mine" not in all_weights()
+
+
+def test_a_trial_on_imported_weights(tmp_path: Path) -> None:
+    digest = import_file(mae(tmp_path / "a.pth"), name="mine").digest
+    backbone = PointMAE(preset="tiny", dim=24, depth=2, groups=8, group_size=8, weights="mine")
+    trial = make_trial("linear_probe", backbone=backbone)
+    writer = claim(trial, tmp_path / "trials")
+    result = run_trial(trial, writer)
+    assert (result.status, result.digests["weights"]) == ("done", digest)
+    assert load_trial(writer.path).evaluate().correct == result.metrics.correct
+    import_file(mae(tmp_path / "b.pth"), name="mine", force=True)
+    with pytest.raises(UserError, match="was trained on other weights 'mine'"):
+        load_trial(writer.path)
 
 
 def test_weights_that_were_changed_afterwards(tmp_path: Path) -> None:
