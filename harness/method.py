@@ -81,12 +81,10 @@ class Method(BaseModel, ABC):
 
 def misfits(method: Method, backbone: Backbone) -> list[str]:
     """Why a method, with its settings filled in, is not defined on a backbone; empty when it is."""
-    if backbone.hierarchical and "class" in (method.pool or ()):
-        return [
-            "pool asks for the class token, and this backbone has none; use mean and max",
-            *method.problems(backbone),
-        ]
-    return method.problems(backbone)
+    found = method.problems(backbone)
+    if not found and backbone.hierarchical and "class" in (method.pool or ()):
+        return ["pool asks for the class token, and this backbone has none; use mean and max"]
+    return found
 
 
 @dataclass(frozen=True)

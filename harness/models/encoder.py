@@ -7,7 +7,7 @@ from abc import abstractmethod
 from collections.abc import Sequence
 from dataclasses import replace
 from itertools import accumulate, pairwise
-from typing import Self
+from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
@@ -276,34 +276,44 @@ class HierarchicalEncoder(Encoder):
         )
 
     def patches(self, points: Tensor) -> Groups:
-        """Cut clouds (B, N, 3) into the first level's patches."""
-        return group(points, self.groups[0], self.group_sizes[0])
+        """Cut clouds (B, N, 3) into the first level's patches; their centres are grouped up to the last level."""
+        return self._pyramid(points, 0)
+
+    def _pyramid(self, points: Tensor, level: int) -> Groups:
+        patches = group(points, self.groups[level], self.group_sizes[level])
+        if level == len(self.groups) - 1:
+            return patches
+        return patches._replace(above=self._pyramid(patches.centers, level + 1))
 
     def embed(self, patches: Groups) -> Tokens:
         """Patches -> the first level's tokens."""
-        return self._enter(0, self.embeddings[0](patches.neighbourhoods), patches.centers)
+        features = self.embeddings[0](patches.neighbourhoods)
+        return Tokens(features=features, class_tokens=0, **self._places(0, patches))
 
-    def _enter(self, level: int, features: Tensor, centers: Tensor, tokens: Tokens | None = None) -> Tokens:
-        fields = {
-            "features": features,
+    def _places(self, level: int, patches: Groups) -> dict[str, Any]:
+        """What tokens know of where they are."""
+        centers = patches.centers
+        distance = torch.cdist(centers, centers, compute_mode="donot_use_mm_for_euclid_dist")
+        return {
             "positions": self.positions[level](centers),
             "centers": centers,
-            "near": torch.cdist(centers, centers, compute_mode="donot_use_mm_for_euclid_dist") < self.radii[level],
+            "near": distance < self.radii[level],
+            "above": patches.above,
         }
-        return Tokens(**fields, class_tokens=0) if tokens is None else replace(tokens, **fields)
 
-    def rise(self, level: int, tokens: Tokens) -> Tokens:
+    def _rise(self, level: int, tokens: Tokens) -> Tokens:
         """The tokens of a level, made of those of the level below; prompts stay behind."""
-        patches = group(tokens.centers, self.groups[level], self.group_sizes[level])
+        patches = tokens.above
+        assert patches is not None
         members = gather_points(tokens.patches, patches.members)  # (B, G, M, C of the level below)
-        return self._enter(level, self.embeddings[level](members), patches.centers, tokens)
+        return replace(tokens, features=self.embeddings[level](members), **self._places(level, patches))
 
     def transform(self, tokens: Tokens, keep: Sequence[int] = ()) -> Tokens:
         """Run the blocks, level by level, and the final norm."""
         levels = {start: level for level, start in enumerate(self.starts) if level}
         for index, block in enumerate(self.blocks):
             if index in levels:
-                tokens = self.rise(levels[index], tokens)
+                tokens = self._rise(levels[index], tokens)
             tokens = block(tokens)
             if index in keep:
                 tokens = replace(tokens, kept=(*tokens.kept, tokens.patches))

@@ -7,6 +7,7 @@ from harness import registry
 from harness.errors import UserError
 from harness.method import Adapted, Method, Task, attach
 from harness.models.encoder import Encoder
+from harness.models.point_m2ae import PointM2AE
 from harness.models.point_mae import PointMAE
 from tests.methods.cases import TASK, Case
 
@@ -29,6 +30,46 @@ def test_exact_counts_at_base(name: str, settings: dict[str, object], expected: 
         method = registry.get("methods", name).model_validate(settings).on(PointMAE())
         counts = attach(method, PointMAE().build(drop_path=0), Task(classes=15, train_items=1)).counts
     assert (counts.added, counts.unfrozen, counts.head, counts.trainable, counts.total) == expected
+
+
+HIERARCHICAL_COUNTS = [
+    ("full", {}, 12_921_935),
+    ("linear_probe", {}, 267_535),
+    ("point_peft", {}, 660_998),  # the published code's, less 48 coordinates of prompts
+    ("point_peft", {"official_quirks": True}, 661_046),
+]
+
+
+@pytest.mark.parametrize(("name", "settings", "trainable"), HIERARCHICAL_COUNTS)
+def test_exact_counts_on_point_m2ae(name: str, settings: dict[str, object], trainable: int) -> None:
+    backbone = PointM2AE()
+    with torch.device("meta"):
+        method = registry.get("methods", name).model_validate(settings).on(backbone)
+        counts = attach(method, backbone.build(drop_path=0), Task(classes=15, train_items=1)).counts
+    assert counts.trainable == trainable
+
+
+TOTALS = [
+    ("point_mae", {}, 22_093_327, 22_099_752),
+    ("act", {}, 22_093_327, 22_099_752),
+    ("recon", {}, 22_093_327, 22_099_752),
+    ("point_bert", {}, 22_059_535, 22_065_960),
+    ("point_m2ae", {}, 12_921_935, None),
+    ("point_m2ae", {"pool": ["mean_plus_max"]}, None, 12_830_056),  # its ModelNet40 model
+]
+
+
+@pytest.mark.parametrize(("name", "settings", "fifteen", "forty"), TOTALS)
+def test_exact_totals_of_the_backbones(
+    name: str, settings: dict[str, object], fifteen: int | None, forty: int | None
+) -> None:
+    backbone = registry.get("backbones", name)()
+    for classes, expected in ((15, fifteen), (40, forty)):
+        with torch.device("meta"):
+            method = registry.get("methods", "full").model_validate(settings).on(backbone)
+            task = Task(classes=classes, train_items=1)
+            counts = attach(method, backbone.build(drop_path=0), task, head=backbone.head).counts
+        assert expected is None or counts.total == counts.trainable == expected
 
 
 def test_official_quirks_leak_across_the_batch() -> None:

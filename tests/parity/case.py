@@ -74,7 +74,9 @@ class Case:
                 module.p = 0.0
         if bank is not None:
             self.model.encoder.bank = bank
-            self.model.encoder.query = StoredQuery(self.tensors["in.cp_feat"])
+            stored = self.tensors.get("in.cp_feat", self.tensors.get("in.cp_feat_level3"))
+            assert stored is not None
+            self.model.encoder.query = StoredQuery(stored)
         self.load()
         self.points, self.labels = self.tensors["in.points"], self.tensors["in.labels"]
 
