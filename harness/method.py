@@ -10,7 +10,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Annotated, ClassVar, Self
+from typing import Annotated, Any, ClassVar, Self
 
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
@@ -63,6 +63,9 @@ class Method(BaseModel, ABC):
     official_names_after: ClassVar[Renames] = ()
     """Renames applied last, where the method's official code calls parts of the encoder otherwise."""
 
+    peft_names: ClassVar[Renames] = ()
+    """Renames from this method's parameter names to those in HF peft's files, where it has the same tuner."""
+
     pool: Annotated[tuple[Pool, ...], Field(min_length=1)] | None = None
     """What the head sees, concatenated in this order; the backbone's own choice when not given."""
 
@@ -73,6 +76,10 @@ class Method(BaseModel, ABC):
     def on(self, backbone: Backbone) -> Self:
         """These settings with what they leave to the backbone filled in; the same again when called twice."""
         return self if self.pool is not None else self.model_copy(update={"pool": backbone.pool})
+
+    def peft_config(self) -> dict[str, Any] | None:
+        """The adapter_config.json with which HF peft reads this method's adapter; None where it has no such tuner."""
+        return None
 
     def problems(self, backbone: Backbone) -> list[str]:
         """What makes these settings, filled in, impossible on a backbone; empty when they fit."""

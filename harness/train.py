@@ -40,7 +40,16 @@ from harness.result import Memory as MemoryRecord
 from harness.result import Parameters, Result, Status, Storage, Time
 from harness.settings import Train
 from harness.trial import Seeds, Trial
-from harness.trial_folder import ADAPTER, ADAPTER_CARD, CHECKPOINT, CannotWrite, LeaseLost, TrialWriter, failure
+from harness.trial_folder import (
+    ADAPTER,
+    ADAPTER_CARD,
+    ADAPTER_HEAD,
+    CHECKPOINT,
+    CannotWrite,
+    LeaseLost,
+    TrialWriter,
+    failure,
+)
 
 MINIMUM_RATE = 1e-6
 
@@ -63,7 +72,7 @@ def run_trial(trial: Trial, writer: TrialWriter, *, git: str | None = None) -> R
         status, error = _failure_class(problem)
         result = failure(trial.identity, trial.spec(), status=status, error=error)
     result.reasons = explain_nulls(result)
-    drop = {"all": (), "adapter": (CHECKPOINT,), "none": (CHECKPOINT, ADAPTER)}[trial.keep]
+    drop = {"all": (), "adapter": (CHECKPOINT,), "none": (CHECKPOINT, ADAPTER, ADAPTER_HEAD)}[trial.keep]
     writer.finish(result, drop=drop if result.status == "done" else ())
     return result
 
@@ -298,12 +307,13 @@ class Training:
         )
 
     def _save_adapter(self) -> int:
-        """Write what turns the base weights into the trained model (harness.adapter). Returns the file's size."""
-        content, card = pack_adapter(self.attached, self.trial, train_items=len(self.train))
-        self.writer.write_file(ADAPTER, content)
-        self.writer.write_file(ADAPTER_CARD, card.model_dump_json(indent=1))
-        self.digests["adapter"] = hashlib.sha256(content).hexdigest()
-        return len(content)
+        """Write what turns the base weights into the trained model (harness.adapter). Returns the files' size."""
+        packed = pack_adapter(self.attached, self.trial, train_items=len(self.train))
+        self.writer.write_file(ADAPTER_CARD, packed.card)
+        for name, file, content in (("adapter", ADAPTER, packed.adapter), ("head", ADAPTER_HEAD, packed.head)):
+            self.writer.write_file(file, content)
+            self.digests[name] = hashlib.sha256(content).hexdigest()
+        return len(packed.adapter) + len(packed.head)
 
 
 def _baseline(trial: Trial, writer: TrialWriter, git: str | None) -> Result:

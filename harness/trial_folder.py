@@ -37,6 +37,7 @@ SILENCE = 60.0
 """Seconds without a sign of life after which a process on another host is given up. It gives one every few seconds."""
 CHECKPOINT = "checkpoint.safetensors"
 ADAPTER = Path("adapter") / "adapter_model.safetensors"
+ADAPTER_HEAD = ADAPTER.with_name("head.safetensors")
 ADAPTER_CARD = ADAPTER.with_name("adapter_config.json")
 
 

@@ -6,7 +6,7 @@ Hu et al., ICLR 2022, arXiv 2106.09685, equation 3: h = W x + (alpha / r) B A x,
 from __future__ import annotations
 
 import math
-from typing import Annotated, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import torch
 from pydantic import Field, PositiveFloat, PositiveInt
@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from harness.method import Adapted, Method, Task
-from harness.models.encoder import Encoder
+from harness.models.encoder import Encoder, Renames
 
 Target = Literal["attn.qkv", "attn.proj", "mlp.fc1", "mlp.fc2"]
 
@@ -37,10 +37,18 @@ class LowRankLinear(nn.Module):
 class LoRA(Method):
     """Low-rank updates of chosen linear layers of every block; class token and position train too."""
 
+    peft_names: ClassVar[Renames] = ((r"\.down$", ".lora_A.weight"), (r"\.up$", ".lora_B.weight"))
+
     rank: PositiveInt = 32
     alpha: PositiveFloat | None = None
     """Scale of the update is alpha / rank; alpha defaults to the rank."""
     targets: Annotated[tuple[Target, ...], Field(min_length=1)] = ("attn.qkv",)
+
+    def peft_config(self) -> dict[str, Any]:
+        """HF peft's LoRA is the same."""
+        alpha = self.rank if self.alpha is None else self.alpha
+        targets = list(dict.fromkeys(self.targets))
+        return {"peft_type": "LORA", "r": self.rank, "lora_alpha": alpha, "target_modules": targets, "bias": "none"}
 
     def adapt(self, encoder: Encoder, task: Task) -> Adapted:
         """Put an update beside each target layer."""

@@ -57,7 +57,8 @@ def test_a_trial_leaves_what_it_promises(tmp_path: Path) -> None:
         assert len(stored["label"]) == result.metrics.total == trial.dataset.test_items
     assert result.metrics.correct == right
     assert result.metrics.accuracy == right / trial.dataset.test_items
-    assert result.storage.adapter == (folder.path / "adapter" / "adapter_model.safetensors").stat().st_size
+    files = [folder.path / "adapter" / name for name in ("adapter_model.safetensors", "head.safetensors")]
+    assert result.storage.adapter == sum(file.stat().st_size for file in files)
     assert [row["epoch"] for row in folder.metrics()] == [0]
     assert result.memory.host_peak is not None and result.memory.host_peak > 50_000_000
     assert result.attempts[0]["status"] == "done"
@@ -92,6 +93,8 @@ def test_the_adapter_file_on_the_base_weights_is_the_trained_model(method: str, 
     train, test, _, _ = load_splits(trial, torch.device("cpu"))
     attached, _ = build(trial, device=torch.device("cpu"), train_items=len(train), train=train)
     state = load_file(folder.path / "adapter" / "adapter_model.safetensors")
+    assert not any(name.startswith("head.") for name in state)
+    state |= load_file(folder.path / "adapter" / "head.safetensors")
     assert set(attached.trainable) <= set(state)
     attached.model.load_state_dict(state, strict=False)
     again = evaluate(attached.model, test, trial, Accelerator())
