@@ -5,16 +5,17 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from harness.export import load_exported
     from harness.trained import TrainedTrial, load_trial
 
 __version__ = "0.1.0"
-__all__ = ["TrainedTrial", "load_trial"]
+__all__ = ["TrainedTrial", "load_exported", "load_trial"]
 
 
 def __getattr__(name: str) -> Any:
-    """`load_trial` when it is asked for: it brings torch, which `import harness` must not."""
+    """What brings torch, which `import harness` must not, when it is asked for."""
     if name not in __all__:
         raise AttributeError(f"module '{__name__}' has no attribute '{name}'")
-    from harness import trained
+    from importlib import import_module
 
-    return getattr(trained, name)
+    return getattr(import_module("harness.export" if name == "load_exported" else "harness.trained"), name)

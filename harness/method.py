@@ -81,6 +81,13 @@ class Method(BaseModel, ABC):
         """The adapter_config.json with which HF peft reads this method's adapter; None where it has no such tuner."""
         return None
 
+    def merged(self, encoder: nn.Module) -> Encoder | None:
+        """The plain encoder that computes what a trained one does; None where that takes more than other weights.
+
+        `encoder` is what `adapt` returned, trained; it may be taken apart.
+        """
+        return None
+
     def problems(self, backbone: Backbone) -> list[str]:
         """What makes these settings, filled in, impossible on a backbone; empty when they fit."""
         return []

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from torch import nn
+
 from harness.method import Adapted, Method, Task
 from harness.models.encoder import Encoder
 
@@ -12,3 +14,8 @@ class Full(Method):
     def adapt(self, encoder: Encoder, task: Task) -> Adapted:
         """The encoder as it is; all of it trains."""
         return Adapted(encoder, unfrozen=[encoder])
+
+    def merged(self, encoder: nn.Module) -> Encoder:
+        """The encoder itself."""
+        assert isinstance(encoder, Encoder)
+        return encoder

@@ -29,6 +29,11 @@ class LowRankLinear(nn.Module):
         self.up = nn.Parameter(torch.zeros(linear.out_features, rank))  # B of equation 3
         nn.init.kaiming_uniform_(self.down, a=math.sqrt(5))
 
+    def merged(self) -> nn.Linear:
+        """The linear layer with the update in its weight."""
+        self.linear.weight.data += self.scale * self.up.data @ self.down.data
+        return self.linear
+
     def forward(self, x: Tensor) -> Tensor:
         """(..., in) -> (..., out)."""
         return self.linear(x) + self.scale * F.linear(F.linear(x, self.down), self.up)
@@ -64,3 +69,12 @@ class LoRA(Method):
                 owner.register_module(leaf, layer)
                 added += [layer.down, layer.up]
         return Adapted(encoder, added=added, unfrozen=encoder.class_parameters)
+
+    def merged(self, encoder: nn.Module) -> Encoder:
+        """The encoder with the updates in its weights."""
+        assert isinstance(encoder, Encoder)
+        for owner in list(encoder.modules()):
+            for name, layer in list(owner.named_children()):
+                if isinstance(layer, LowRankLinear):
+                    owner.register_module(name, layer.merged())
+        return encoder

@@ -18,7 +18,7 @@ from accelerate.state import AcceleratorState
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from harness import load_trial, registry
+from harness import load_exported, load_trial, registry
 from harness.adapter import fill, unpack, untrained
 from harness.cli import main
 from harness.data.imported import clouds_path
@@ -26,6 +26,8 @@ from harness.data.importing import import_folder
 from harness.data.splits import EVALUATION_BATCH
 from harness.data.splits import test_batches as batches
 from harness.errors import UserError
+from harness.export import export
+from harness.models.encoder import PlainEncoder
 from harness.models.point_mae import PointMAE
 from harness.models.weights import WEIGHTS, data_root, load_weights
 from harness.result import Result
@@ -208,6 +210,41 @@ def test_hf_peft_reads_a_lora_adapter(finish: Finish) -> None:
     with torch.no_grad():
         ours = load_trial(finished.path).model.encoder(finished.seen).features
         assert torch.allclose(read(finished.seen).features, ours, atol=1e-5)
+
+
+@pytest.mark.parametrize("method", ["full", "linear_probe", "lora"])
+def test_an_exported_model_is_the_trained_one(
+    method: str,
+    finish: Finish,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    finished = finish(method, backbone=on(WEIGHTS_NAME))
+    file = tmp_path / "deep" / "model.safetensors"
+    monkeypatch.setattr(sys, "argv", ["harness", "export", str(finished.path), str(file), "--json"])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert not ended.value.code
+    assert json.loads(capsys.readouterr().out)["difference"] < 1e-5
+    model = load_exported(file)
+    assert type(model.encoder) is PlainEncoder
+    assert torch.allclose(logits(model, finished.seen), finished.scores, atol=1e-4)
+
+
+def test_what_cannot_be_exported(finish: Finish, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="method 'dapt' changes what the encoder computes"):
+        export(load_trial(finish("dapt").path), tmp_path / "model.safetensors")
+    with pytest.raises(UserError, match=r"name the file model\.pt\.safetensors"):
+        export(load_trial(finish("lora").path), tmp_path / "model.pt")
+    assert not list(tmp_path.iterdir())
+    export(load_trial(finish("lora").path), tmp_path / "model.safetensors")
+    (tmp_path / "model.json").write_text('{"backbone": {"name": "point_mae", "settings": {}}, "pool": ["class"]}')
+    with pytest.raises(UserError, match=r"does not describe model\.safetensors"):
+        load_exported(tmp_path / "model.safetensors")
+    (tmp_path / "model.json").unlink()
+    with pytest.raises(UserError, match=r"model\.json: cannot be read"):
+        load_exported(tmp_path / "model.safetensors")
 
 
 # Errors, one per thing that can be wrong
