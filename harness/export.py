@@ -55,8 +55,8 @@ def export(trained: TrainedTrial, path: Path) -> Exported:
     encoder = trained.trial.method.merged(copy.deepcopy(model.encoder))
     if encoder is None:
         raise UserError(
-            f"method '{trained.trial.method_name}' changes what the encoder computes, not only its weights, and cannot be "
-            "merged into them; use the adapter itself (docs/use_a_trained_model.md)"
+            f"method '{trained.trial.method_name}' changes what the encoder computes, not only its weights, and cannot "
+            "be merged into them; use the adapter itself (docs/use_a_trained_model.md)"
         )
     merged = Classifier(encoder=encoder, pool=model.pool, head=model.head).eval()
     difference = _difference(model, merged, points=trained.points, device=trained.device)
