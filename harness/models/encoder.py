@@ -104,9 +104,17 @@ class Encoder(nn.Module):
     def embed(self, patches: Groups) -> Tokens:
         """Patches -> the sequence before the first block."""
 
-    @abstractmethod
     def transform(self, tokens: Tokens, keep: Sequence[int] = ()) -> Tokens:
         """Run the blocks and the final norm; patch tokens after the blocks in `keep` go into `kept`."""
+        for index, block in enumerate(self.blocks):
+            tokens = block(self._before(index, tokens))
+            if index in keep:
+                tokens = replace(tokens, kept=(*tokens.kept, tokens.patches))
+        return replace(tokens, features=self.norm(tokens.features))
+
+    def _before(self, index: int, tokens: Tokens) -> Tokens:
+        """The tokens that block `index` gets, from those of the block before."""
+        return tokens
 
     def forward(self, points: Tensor, keep: Sequence[int] = ()) -> Tokens:
         """Points (B, N, 3) -> Tokens after the final norm."""
@@ -193,14 +201,6 @@ class PlainEncoder(Encoder):
             positions=torch.cat([self.class_position.expand(batch, -1, -1), positions], dim=1),
             centers=patches.centers,
         )
-
-    def transform(self, tokens: Tokens, keep: Sequence[int] = ()) -> Tokens:
-        """Run the blocks and the final norm."""
-        for index, block in enumerate(self.blocks):
-            tokens = block(tokens)
-            if index in keep:
-                tokens = replace(tokens, kept=(*tokens.kept, tokens.patches))
-        return replace(tokens, features=self.norm(tokens.features))
 
 
 class HierarchicalEncoder(Encoder):
@@ -301,20 +301,12 @@ class HierarchicalEncoder(Encoder):
             "above": patches.above,
         }
 
-    def _rise(self, level: int, tokens: Tokens) -> Tokens:
-        """The tokens of a level, made of those of the level below; prompts stay behind."""
+    def _before(self, index: int, tokens: Tokens) -> Tokens:
+        """At the start of a level its tokens, made of those of the level below; prompts stay behind."""
+        level = self.starts.index(index) if index in self.starts else 0
+        if not level:
+            return tokens
         patches = tokens.above
         assert patches is not None
         members = gather_points(tokens.patches, patches.members)  # (B, G, M, C of the level below)
         return replace(tokens, features=self.embeddings[level](members), **self._places(level, patches))
-
-    def transform(self, tokens: Tokens, keep: Sequence[int] = ()) -> Tokens:
-        """Run the blocks, level by level, and the final norm."""
-        levels = {start: level for level, start in enumerate(self.starts) if level}
-        for index, block in enumerate(self.blocks):
-            if index in levels:
-                tokens = self._rise(levels[index], tokens)
-            tokens = block(tokens)
-            if index in keep:
-                tokens = replace(tokens, kept=(*tokens.kept, tokens.patches))
-        return replace(tokens, features=self.norm(tokens.features))
