@@ -8,40 +8,19 @@ from dataclasses import asdict
 from typing import Any
 
 import torch
-import yaml
-from pydantic import ValidationError
 
 from harness import registry
-from harness.errors import UserError, did_you_mean
+from harness.errors import UserError
 from harness.method import Task, attach, misfits
-from harness.models.weights import WEIGHTS, data_root, recipe
-
-
-def _settings(kind: registry.Kind, name: str, values: dict[str, Any]) -> Any:
-    model = registry.get(kind, name)
-    try:
-        return model.model_validate(values)
-    except ValidationError as error:
-        lines = []
-        for item in error.errors():
-            field = ".".join(map(str, item["loc"]))
-            if item["type"] == "extra_forbidden":
-                lines.append(f"{name}: unknown setting '{field}'; {did_you_mean(field, model.model_fields)}")
-            else:
-                lines.append(f"{name}: {field}: {item['msg']}, got {item.get('input')!r}")
-        raise UserError("\n".join(lines)) from None
+from harness.models.manifest import read_manifest
+from harness.models.weights import data_root, find_weights, recipe
+from harness.yaml_source import parse_settings
 
 
 def describe_method(name: str, *, backbone: str, preset: str, classes: int, settings: Sequence[str]) -> dict[str, Any]:
     """A method's parameter counts on a backbone, its settings and where it comes from."""
-    values: dict[str, Any] = {}
-    for setting in settings:
-        key, equals, text = setting.partition("=")
-        if not equals:
-            raise UserError(f"--set {setting}: expected KEY=VALUE, for example rank=64")
-        values[key] = yaml.safe_load(text)
-    method = _settings("methods", name, values)
-    declared = _settings("backbones", backbone, {"preset": preset})
+    method = registry.settings("methods", name, parse_settings(settings, example="rank=64"))
+    declared = registry.settings("backbones", backbone, {"preset": preset})
     method = method.on(declared)
     problems = [*declared.problems(declared.default_points), *misfits(method, declared)]
     if problems:
@@ -69,9 +48,7 @@ def describe_weights(name: str) -> dict[str, Any]:
     """A set of weights: declaration, place, and the recipe of shipped ones."""
     if name == "random":
         return {"name": name, "source": "no weights: the encoder as it is initialised, by the trial's seed"}
-    if name not in WEIGHTS:
-        raise UserError(f"unknown weights '{name}'; {did_you_mean(name, ['random', *WEIGHTS])}")
-    declared = WEIGHTS[name]
+    declared = find_weights(name)
     found: dict[str, Any] = {
         "name": name,
         "backbone": declared.backbone,
@@ -79,4 +56,7 @@ def describe_weights(name: str) -> dict[str, Any]:
         "source": declared.source,
     }
     found |= {"path": str(declared.path()), "missing": declared.missing()}
-    return found | ({"recipe": recipe(name)} if declared.shipped else {})
+    if declared.shipped:
+        return found | {"recipe": recipe(name)}
+    manifest = read_manifest(name)
+    return found | ({"manifest": manifest.model_dump(mode="json")} if manifest is not None else {})

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
 import torch
-from accelerate import Accelerator
-from torch import nn
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from harness.data.splits import Split, test_batches
@@ -53,17 +55,42 @@ class Evaluation:
         )
 
 
+class Processes(Protocol):
+    """The processes that evaluate together: an Accelerator in a training, OneProcess elsewhere."""
+
+    def autocast(self) -> AbstractContextManager[Any]:
+        """The precision of the forward pass."""
+
+    def gather(self, tensors: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        """Tensors of all processes, one after the other."""
+
+
+@dataclass(frozen=True)
+class OneProcess:
+    """This one alone, without Accelerate's global state."""
+
+    precision: Callable[[], AbstractContextManager[Any]]
+
+    def autocast(self) -> AbstractContextManager[Any]:
+        """The precision of the forward pass."""
+        return self.precision()
+
+    def gather(self, tensors: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        """The same tensors."""
+        return tensors
+
+
 @torch.no_grad()
-def evaluate(model: nn.Module, split: Split, trial: Trial, accelerator: Accelerator) -> Evaluation:
+def evaluate(model: nn.Module, split: Split, trial: Trial, processes: Processes) -> Evaluation:
     """Predict every item of a split exactly once, gathered by index. Raises RuntimeError if any was missed."""
     model.eval()
     seen = torch.zeros(len(split), dtype=torch.bool, device=split.labels.device)
     prediction = torch.zeros(len(split), dtype=torch.long, device=split.labels.device)
     loss = torch.zeros((), device=split.labels.device)
     for indices, clouds in test_batches(split, trial):
-        with accelerator.autocast():
+        with processes.autocast():
             scores = model(clouds).float()
-        indices, guess, part = accelerator.gather(
+        indices, guess, part = processes.gather(
             (indices, scores.argmax(1), F.cross_entropy(scores, split.labels[indices], reduction="sum")[None])
         )
         seen[indices] = True

@@ -16,6 +16,8 @@ from functools import cache
 from importlib.metadata import EntryPoint, entry_points
 from typing import Any, Literal
 
+from pydantic import ValidationError
+
 from harness.errors import UserError, did_you_mean
 
 Kind = Literal["methods", "backbones", "datasets", "reporters"]
@@ -85,6 +87,22 @@ def get(kind: Kind, name: str) -> Any:
     if name not in imported:
         raise UserError(explain_unknown(kind, name))
     return imported[name]
+
+
+def settings(kind: Kind, name: str, values: Mapping[str, Any]) -> Any:
+    """A method or backbone with its settings. Raises UserError, all problems at once, when they cannot be."""
+    model = get(kind, name)
+    try:
+        return model.model_validate(dict(values))
+    except ValidationError as error:
+        lines = []
+        for item in error.errors():
+            field = ".".join(map(str, item["loc"]))
+            if item["type"] == "extra_forbidden":
+                lines.append(f"{name}: unknown setting '{field}'; {did_you_mean(field, model.model_fields)}")
+            else:
+                lines.append(f"{name}: {field}: {item['msg']}, got {item.get('input')!r}")
+        raise UserError("\n".join(lines)) from None
 
 
 def _imported(kind: Kind) -> Mapping[str, Any]:

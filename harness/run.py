@@ -18,7 +18,7 @@ from harness.data.dataset import combined_digest
 from harness.errors import UserError
 from harness.forking import without_main
 from harness.launch import enter_child, trial_environment
-from harness.models.weights import WEIGHTS, data_root
+from harness.models.weights import data_root, find_weights
 from harness.result import UNFINISHED, Result
 from harness.schedule import Job, Observer, planned_order, run_jobs
 from harness.store import Store
@@ -58,7 +58,7 @@ def what_is_missing(trials: Sequence[Trial]) -> list[str]:
     datasets = {trial.dataset.name: trial.dataset for trial in trials}
     weights = {t.backbone.weights for t in trials if t.backbone.weights != "random"}
     found = [dataset.missing(root) for dataset in datasets.values()]
-    found += [WEIGHTS[name].missing() for name in sorted(weights)]
+    found += [find_weights(name).missing() for name in sorted(weights)]
     return [message for message in found if message]
 
 
@@ -100,7 +100,7 @@ class DigestsAtHand:
 
     def __init__(self) -> None:
         self.data = cache(self._data)
-        self.weights = cache(lambda name: hashlib.sha256(WEIGHTS[name].path().read_bytes()).hexdigest())
+        self.weights = cache(lambda name: hashlib.sha256(find_weights(name).path().read_bytes()).hexdigest())
 
     @staticmethod
     def _data(name: str) -> str:

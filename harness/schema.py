@@ -14,7 +14,7 @@ from pydantic.json_schema import GenerateJsonSchema, models_json_schema
 
 from harness import registry
 from harness.baselines import BASELINES
-from harness.models.weights import WEIGHTS
+from harness.models.weights import all_weights
 from harness.suite import FACETS, SECTIONS, Override, Reference, SuiteFile
 
 Schema = dict[str, Any]
@@ -167,7 +167,7 @@ def _any_of(key: str, definitions: Iterable[Schema]) -> dict[str, Schema]:
 
 def _weights_of(backbones: Iterable[str]) -> list[str]:
     wanted = set(backbones)
-    return ["random", *(name for name, weights in WEIGHTS.items() if weights.backbone in wanted)]
+    return ["random", *(name for name, weights in all_weights().items() if weights.backbone in wanted)]
 
 
 def _enumerate(field: Schema, values: list[Any]) -> None:

@@ -11,17 +11,16 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from harness import registry
 from harness.baselines import BASELINES
 from harness.errors import Problem, SuiteError, UserError, did_you_mean
 from harness.method import misfits
-from harness.models.weights import WEIGHTS
+from harness.models.weights import find_weights
 from harness.settings import Data, Protocol, Resources, Train
 from harness.trial import Keep, Trial
-from harness.yaml_source import Source, YamlPath, read_yaml
+from harness.yaml_source import Source, YamlPath, parse_settings, read_yaml
 
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]{1,64}$")]
 SECTIONS: dict[str, type[BaseModel]] = {
@@ -157,20 +156,7 @@ def find_suite(name_or_path: str) -> Path:
 def load_suite(name_or_path: str, settings: Sequence[str] = ()) -> Suite:
     """Read and resolve a suite; `settings` are `--set key=value` changes. Raises SuiteError with all problems."""
     source = read_yaml(find_suite(name_or_path))
-    return _Resolver(source, _parse_settings(settings)).resolve()
-
-
-def _parse_settings(settings: Sequence[str]) -> dict[str, Any]:
-    parsed: dict[str, Any] = {}
-    for setting in settings:
-        key, equals, text = setting.partition("=")
-        if not equals or not key:
-            raise UserError(f"--set {setting}: expected KEY=VALUE, for example train.epochs=5")
-        try:
-            parsed[key] = yaml.safe_load(text)
-        except yaml.YAMLError:
-            raise UserError(f"--set {setting}: '{text}' is not a value that YAML can read") from None
-    return parsed
+    return _Resolver(source, parse_settings(settings, example="train.epochs=5")).resolve()
 
 
 def _words(error: Mapping[str, Any], known: Iterable[str]) -> str:
@@ -448,14 +434,12 @@ class _Resolver:
         )
 
     def _check_weights(self, encoder: Any, backbone_name: str, path: tuple[str, ...]) -> None:
-        declared = WEIGHTS.get(encoder.weights)
-        if declared is None:
-            self._problem(
-                path,
-                ".".join(path),
-                f"unknown weights '{encoder.weights}'; {did_you_mean(encoder.weights, ['random', *WEIGHTS])}",
-            )
-        elif declared.backbone != backbone_name or declared.misfit(encoder):
+        try:
+            declared = find_weights(encoder.weights)
+        except UserError as error:
+            self._problem(path, ".".join(path), str(error))
+            return
+        if declared.backbone != backbone_name or declared.misfit(encoder):
             why = declared.misfit(encoder) or f"they are of {declared.backbone}"
             self._problem(path, ".".join(path), f"weights '{encoder.weights}' do not fit: {why}")
 

@@ -1,4 +1,4 @@
-"""A finished trial's model, ready to use: `from harness import load_trial`.
+"""A trained model, ready to use, and how to get a finished trial's: `from harness import load_trial`.
 
     TRIAL's folder -> result.json says what ran -> base weights + adapter -> model -> classes of new clouds
 
@@ -23,13 +23,17 @@ from pydantic import ValidationError
 from safetensors import SafetensorError
 from torch import Tensor
 
+from harness import registry
 from harness.adapter import fill, read_card, unpack, untrained
 from harness.atomic import read_json
+from harness.data.dataset import Dataset
 from harness.data.reading import read_files
 from harness.data.sampling import test_points
-from harness.data.splits import EVALUATION_BATCH
+from harness.data.splits import EVALUATION_BATCH, load_split
 from harness.errors import UserError
+from harness.evaluation import Evaluation, OneProcess, evaluate
 from harness.models.head import Classifier
+from harness.models.weights import data_root
 from harness.result import UNFINISHED, Result
 from harness.store import Store
 from harness.trial import Trial, identity_of
@@ -51,8 +55,8 @@ class FilePrediction:
 
 
 @dataclass(frozen=True)
-class TrainedTrial:
-    """The trained model of a trial; `load_trial` makes one."""
+class TrainedModel:
+    """A model that tells classes of clouds."""
 
     model: Classifier
     """In evaluation mode: points (B, N, 3) float32 on its device -> scores (B, K) before the softmax. It takes the
@@ -60,14 +64,7 @@ class TrainedTrial:
     classes: tuple[str, ...]
     """Names of the K classes, in the order of the scores."""
     trial: Trial
-    """Its dataset is a declaration: the clouds need not be on this machine."""
-    result: Result
-    """What the trial came to, as result.json holds it."""
-
-    @property
-    def spec(self) -> dict[str, Any]:
-        """The trial's resolved specification."""
-        return self.result.spec
+    """Method, backbone and data as the model has them. The dataset is a declaration: its clouds may be elsewhere."""
 
     @property
     def points(self) -> int:
@@ -116,6 +113,25 @@ class TrainedTrial:
             for index, (path, outcome) in enumerate(zip(files, outcomes, strict=True))
         ]
 
+    def evaluate(self, dataset: str | None = None) -> Evaluation:
+        """The model on the test split of a dataset, its own when none is named, as a trial's end evaluates.
+
+        Raises UserError when the clouds are not here, hold fewer points than the model sees, or have other classes.
+        """
+        declared: Dataset = registry.get("datasets", dataset or self.trial.dataset.name)
+        if declared.classes != self.classes:
+            raise UserError(
+                f"dataset '{declared.name}' has other classes than the model: {_listed(declared.classes)}; "
+                f"the model tells {_listed(self.classes)}"
+            )
+        if declared.points < self.points:
+            raise UserError(
+                f"dataset '{declared.name}' has {declared.points} points per cloud; the model sees {self.points}"
+            )
+        if problem := declared.missing(data_root()):
+            raise UserError(problem)
+        return evaluate(self.model, load_split(declared, "test", self.device), self.trial, OneProcess(self._precision))
+
     @torch.no_grad()
     def _batched(self, function: Callable[[Tensor], Tensor], points: Tensor | npt.ArrayLike) -> Tensor:
         """A function of what the encoder sees of clouds, in batches as evaluation makes them; float32 on the CPU."""
@@ -147,6 +163,23 @@ class TrainedTrial:
         if precision == "fp32" or (precision == "fp16" and self.device.type == "cpu"):
             return contextlib.nullcontext()
         return torch.autocast(self.device.type, dtype=PRECISIONS[precision])
+
+
+@dataclass(frozen=True)
+class TrainedTrial(TrainedModel):
+    """The trained model of a trial; `load_trial` makes one."""
+
+    result: Result
+    """What the trial came to, as result.json holds it."""
+
+    @property
+    def spec(self) -> dict[str, Any]:
+        """The trial's resolved specification."""
+        return self.result.spec
+
+
+def _listed(classes: Sequence[str]) -> str:
+    return f"{len(classes)} ({', '.join(classes[:3])}{', …' if len(classes) > 3 else ''})"
 
 
 def load_trial(

@@ -12,10 +12,10 @@ from pydantic import ValidationError
 
 from harness import registry
 from harness.data.dataset import Dataset
-from harness.errors import UserError, did_you_mean
+from harness.errors import UserError
 from harness.method import Method
 from harness.models.backbone import Backbone
-from harness.models.weights import WEIGHTS
+from harness.models.weights import find_weights, weights_version
 from harness.settings import Data, Protocol, Resources, Train
 
 SPEC_FORMAT = 1
@@ -88,8 +88,8 @@ class Trial:
             first = error.errors()[0]
             where = ".".join(map(str, (error.title, *first["loc"])))
             raise UserError(f"settings of another version of the harness: {where}: {first['msg']}") from None
-        if (weights := trial.backbone.weights) not in ("random", *WEIGHTS):
-            raise UserError(f"unknown weights '{weights}'; {did_you_mean(weights, WEIGHTS)}")
+        if trial.backbone.weights != "random":
+            find_weights(trial.backbone.weights)
         here = trial.spec()
         if differing := [key for key in sorted({*spec, *here}) if spec.get(key) != here.get(key)]:
             raise UserError(f"made by another version of the harness: {', '.join(differing)} would be different here")
@@ -139,7 +139,7 @@ class Trial:
         return common | {
             "method": method | {"settings": self.method.model_dump(mode="json")},
             "backbone": backbone | {"settings": self.backbone.model_dump(mode="json")},
-            "weights_version": WEIGHTS[self.backbone.weights].version if self.backbone.weights in WEIGHTS else 0,
+            "weights_version": weights_version(self.backbone.weights),
             "train": self.train.model_dump(mode="json"),
             "protocol": self.protocol.model_dump(mode="json"),
             "seed": self.seed,

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from harness.errors import Problem, SuiteError
+from harness.errors import Problem, SuiteError, UserError
 
 MAX_BYTES = 1_000_000
 MAX_NODES = 100_000
@@ -29,6 +30,20 @@ class Source:
         while path and path not in self.lines:
             path = path[:-1]
         return self.lines.get(path)
+
+
+def parse_settings(settings: Iterable[str], *, example: str) -> dict[str, Any]:
+    """KEY=VALUE from the command line, values in YAML. Raises UserError."""
+    parsed: dict[str, Any] = {}
+    for setting in settings:
+        key, equals, text = setting.partition("=")
+        if not equals or not key:
+            raise UserError(f"--set {setting}: expected KEY=VALUE, for example {example}")
+        try:
+            parsed[key] = yaml.safe_load(text)
+        except yaml.YAMLError:
+            raise UserError(f"--set {setting}: '{text}' is not a value that YAML can read") from None
+    return parsed
 
 
 def read_yaml(path: Path) -> Source:

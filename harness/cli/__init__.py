@@ -12,7 +12,7 @@ from typing import Annotated
 import typer
 
 from harness import __version__
-from harness.cli import data, run, show, use, watch
+from harness.cli import data, run, show, use, watch, weights
 from harness.errors import UserError
 
 app = typer.Typer(
@@ -23,7 +23,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for part in (run, watch, use, show, data):
+for part in (run, watch, use, show, data, weights):
     app.add_typer(part.app)
 
 

@@ -28,7 +28,7 @@ def list_(
     """List what is installed."""
     from harness import registry
     from harness.errors import did_you_mean
-    from harness.models.weights import WEIGHTS
+    from harness.models.weights import all_weights
     from harness.suite import shipped_suites
 
     found: dict[str, list[str]] = {
@@ -37,7 +37,7 @@ def list_(
         "datasets": registry.names("datasets"),
         "reporters": registry.names("reporters"),
         "suites": sorted(shipped_suites()),
-        "weights": ["random", *WEIGHTS],
+        "weights": ["random", *all_weights()],
     }
     if kind is not None:
         if kind not in found:

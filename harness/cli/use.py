@@ -1,4 +1,4 @@
-"""predict, export: a trained model on files of your own, and as a file of its own."""
+"""predict, evaluate, export: a trained model on files of your own, on a test split, and as a file of its own."""
 
 from __future__ import annotations
 
@@ -81,6 +81,34 @@ def export(
         print_json({"weights": str(done.weights), "description": str(done.description), "difference": done.difference})
     else:
         typer.echo(f"{done.weights} and {done.description}: scores differ by {done.difference:.1e} of the largest")
+
+
+@app.command()
+def evaluate(
+    trial: Annotated[str, typer.Argument(help="Identity of a finished trial, its beginning, or the trial's folder.")],
+    data: Annotated[str | None, typer.Option(metavar="NAME", help="Dataset; its own when not named.")] = None,
+    output: Output = Path("results"),
+    device: Annotated[str | None, typer.Option(help="cpu, cuda, …; a GPU where there is one.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Accuracy of a trained model on the test split of a dataset, measured as a trial's is."""
+    import torch
+
+    from harness import load_trial
+
+    trained = load_trial(trial, output=output, device=device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    name = data or trained.trial.dataset.name
+    found = trained.evaluate(name)
+    recorded = trained.result.metrics.accuracy if name == trained.trial.dataset.name else None
+    if as_json:
+        numbers = found.metrics().model_dump(include={"accuracy", "class_accuracy", "correct", "total", "loss"})
+        print_json({"trial": trained.result.id, "data": name, **numbers, "recorded": recorded})
+        return
+    typer.echo(f"{trained.trial.name}: test split of {name}")
+    typer.echo(f"  accuracy        {100 * found.accuracy:6.2f} %  ({found.correct} of {len(found.label)})")
+    typer.echo(f"  class accuracy  {100 * found.class_accuracy:6.2f} %")
+    if recorded is not None:
+        typer.echo(f"  recorded        {100 * recorded:6.2f} %")
 
 
 def _guesses(trained: TrainedTrial, found: list[FilePrediction], top: int) -> Iterator[_Guess]:

@@ -10,7 +10,8 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from harness.data.dataset import PointClouds, combined_digest
+from harness.data.dataset import Dataset, PointClouds, combined_digest
+from harness.data.dataset import Split as SplitName
 from harness.data.sampling import test_points
 from harness.models.weights import data_root
 from harness.trial import Trial, validation_seed
@@ -38,12 +39,18 @@ def load_splits(trial: Trial, device: torch.device) -> tuple[Split, Split, Split
     held = carve_validation(train.labels, trial.protocol.validation_fraction, seed=validation_seed(trial.dataset.name))
     digest = combined_digest(train, test)
 
-    def on_device(clouds: PointClouds, rows: npt.NDArray[np.bool_] | slice) -> Split:
-        points, labels = torch.from_numpy(clouds.points[rows]), torch.from_numpy(clouds.labels[rows])
-        return Split(points.float().to(device), labels.to(device))
+    validation = _on_device(train, held, device) if held.any() else None
+    return _on_device(train, ~held, device), _on_device(test, slice(None), device), validation, digest
 
-    validation = on_device(train, held) if held.any() else None
-    return on_device(train, ~held), on_device(test, slice(None)), validation, digest
+
+def load_split(dataset: Dataset, split: SplitName, device: torch.device) -> Split:
+    """One split of a dataset as it is stored, on the device."""
+    return _on_device(dataset.load(split, data_root()), slice(None), device)
+
+
+def _on_device(clouds: PointClouds, rows: npt.NDArray[np.bool_] | slice, device: torch.device) -> Split:
+    points, labels = torch.from_numpy(clouds.points[rows]), torch.from_numpy(clouds.labels[rows])
+    return Split(points.float().to(device), labels.to(device))
 
 
 def carve_validation(labels: npt.NDArray[np.int64], fraction: float, *, seed: int) -> npt.NDArray[np.bool_]:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import Annotated, ClassVar
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Any, ClassVar
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -20,6 +21,8 @@ class Backbone(BaseModel, ABC):
     """Raised by hand when the same settings would give other numbers; part of a trial's identity."""
     pool: ClassVar[tuple[Pool, ...]] = ("class", "patch_max")
     """What the head sees when the method does not say."""
+    untold: ClassVar[tuple[str, ...]] = ()
+    """Settings that weights depend on, and that `sizes` cannot know."""
     hierarchical: ClassVar[bool] = False
     """Whether tokens are grouped into fewer, wider ones on the way; such encoders have no class token."""
 
@@ -36,6 +39,14 @@ class Backbone(BaseModel, ABC):
     @abstractmethod
     def build(self, *, drop_path: float) -> Encoder:
         """The encoder with random weights."""
+
+    @classmethod
+    def sizes(cls, shapes: Mapping[str, Sequence[int]]) -> dict[str, Any]:
+        """Settings that tensors tell by their shapes, under the names of the official fine-tuning code.
+
+        Raises KeyError with the name of a tensor that it looks for in vain. What is not told keeps its default.
+        """
+        return {}
 
     def problems(self, points: int) -> list[str]:
         """What makes these settings impossible for clouds of so many points; empty when they fit."""

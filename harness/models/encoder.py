@@ -70,6 +70,11 @@ class Encoder(nn.Module):
         """Parameters without weight decay beside the one-dimensional ones (official rule: `token` in the name)."""
 
     @property
+    def new_at_fine_tuning(self) -> dict[str, str]:
+        """Parameters that pre-trained weights may lack, and why: they stay as they are initialised."""
+        return {}
+
+    @property
     @abstractmethod
     def official_names(self) -> Renames:
         """Renames from this encoder's parameter names to those of the official fine-tuning code."""
@@ -175,6 +180,11 @@ class PlainEncoder(Encoder):
         return [self.class_token]
 
     @property
+    def new_at_fine_tuning(self) -> dict[str, str]:
+        """Class token and position: masked pre-training of patches has none."""
+        return dict.fromkeys(("class_token", "class_position"), "new at fine-tuning, drawn at random")
+
+    @property
     def official_names(self) -> Renames:
         """Point-MAE's, with Point-BERT's `reduce_dim`."""
         return (
@@ -258,6 +268,11 @@ class HierarchicalEncoder(Encoder):
     def no_decay(self) -> list[nn.Parameter]:
         """The tokenizers: their official name, `token_embed`, has the word in it."""
         return list(self.embeddings.parameters())
+
+    @property
+    def new_at_fine_tuning(self) -> dict[str, str]:
+        """The final norm: in pre-training every level has a norm of its own, on its way to the decoder."""
+        return dict.fromkeys(("norm.weight", "norm.bias"), "new at fine-tuning, begins as one and zero")
 
     @property
     def official_names(self) -> Renames:

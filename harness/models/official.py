@@ -17,6 +17,11 @@ HEAD: Renames = ((r"^head\.", "cls_head_finetune."),)
 def official_name(name: str, method: Method, encoder: Encoder) -> str:
     """The official name of a parameter or buffer of a classifier."""
     name = re.sub(r"^encoder\.", "", name)
-    for pattern, replacement in (*method.official_names, *encoder.official_names, *HEAD, *method.official_names_after):
+    return renamed(name, (*method.official_names, *encoder.official_names, *HEAD, *method.official_names_after))
+
+
+def renamed(name: str, renames: Renames) -> str:
+    """A name after all renames, in their order."""
+    for pattern, replacement in renames:
         name = re.sub(pattern, replacement, name)
     return name

@@ -7,7 +7,9 @@ smoothing 0.3.
 
 from __future__ import annotations
 
-from itertools import pairwise
+import re
+from collections.abc import Mapping, Sequence
+from itertools import count, pairwise, takewhile
 from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, PositiveFloat, PositiveInt, model_validator
@@ -44,6 +46,7 @@ class PointM2AE(Backbone):
     }
     pool: ClassVar[tuple[Pool, ...]] = ("mean", "max_without_first")
     hierarchical: ClassVar[bool] = True
+    untold: ClassVar[tuple[str, ...]] = ("heads",)
 
     preset: Literal["base", "tiny"] = "base"
     """The paper's encoder, or one small enough for a processor."""
@@ -73,6 +76,18 @@ class PointM2AE(Backbone):
     def default_points(self) -> int:
         """Four points per patch of the first level: 2048 for `base`, 256 for `tiny`."""
         return 4 * self.num_groups[0]
+
+    @classmethod
+    def sizes(cls, shapes: Mapping[str, Sequence[int]]) -> dict[str, Any]:
+        """Widths and depths; heads, patches and radii leave no trace in the tensors."""
+        last = "h_encoder.encoder_pos_embeds.{}.2.weight"
+        levels = list(takewhile(lambda level: last.format(level) in shapes, count()))
+        block = r"h_encoder\.encoder_blocks\.{}\.blocks\.\d+\.norm1\.weight"
+        return {
+            "dims": tuple(shapes[last.format(level)][0] for level in levels),
+            "depths": tuple(sum(bool(re.fullmatch(block.format(level), name)) for name in shapes) for level in levels),
+            "tokenizer_width": shapes["h_encoder.token_embed.0.first_conv.3.weight"][0],
+        }
 
     def problems(self, points: int) -> list[str]:
         """Lists of unequal length, heads that do not divide a width, more or larger groups than there are points."""

@@ -7,6 +7,8 @@ ICML 2023, arXiv 2302.02318. Point-BERT: Yu et al., CVPR 2022, arXiv 2111.14819.
 
 from __future__ import annotations
 
+import re
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, Literal
 
 from pydantic import PositiveInt, model_validator
@@ -26,6 +28,8 @@ class PointMAE(Backbone):
         "base": {"dim": 384, "depth": 12, "heads": 6, "groups": 128, "group_size": 32, "tokenizer_width": 256},
         "tiny": {"dim": 96, "depth": 4, "heads": 6, "groups": 32, "group_size": 16, "tokenizer_width": 32},
     }
+
+    untold: ClassVar[tuple[str, ...]] = ("heads",)
 
     preset: Preset = "base"
     """The papers' encoder, or one small enough for a processor."""
@@ -53,6 +57,16 @@ class PointMAE(Backbone):
     def default_points(self) -> int:
         """16 points per group: 2048 for `base`, 1024 with 64 groups, 512 for `tiny`."""
         return 16 * self.groups
+
+    @classmethod
+    def sizes(cls, shapes: Mapping[str, Sequence[int]]) -> dict[str, Any]:
+        """All but the number of heads; patches leave no trace in the tensors."""
+        blocks = [name for name in shapes if re.fullmatch(r"blocks\.blocks\.\d+\.norm1\.weight", name)]
+        return {
+            "dim": shapes["norm.weight"][0],
+            "depth": len(blocks),
+            "tokenizer_width": shapes["encoder.first_conv.3.weight"][0],
+        }
 
     def problems(self, points: int) -> list[str]:
         """Heads that do not divide the width, more groups or larger groups than points, an odd tokenizer."""
@@ -103,6 +117,11 @@ class PointBERT(PointMAE):
     """Width of the tokenizer's own tokens; 64 in `tiny`."""
     head: HeadKind = "two_layer"
     """Point-BERT's own two layers; `three_layer` is what the PEFT papers put on it."""
+
+    @classmethod
+    def sizes(cls, shapes: Mapping[str, Sequence[int]]) -> dict[str, Any]:
+        """All but the number of heads; patches leave no trace in the tensors."""
+        return super().sizes(shapes) | {"tokenizer_dim": shapes["reduce_dim.weight"][1]}
 
     def _tokenizer(self) -> ProjectedTokenizer:
         network = Tokenizer(dim=self.tokenizer_dim, width=self.tokenizer_width)

@@ -1,26 +1,61 @@
-"""Pre-trained weights by name: declared as data, opened only where a trial needs them, always safetensors."""
+"""Pre-trained weights by name: shipped, known by where their authors publish them, or imported by the user.
+
+Declared as data, opened only where a trial needs them, always safetensors. A known set of weights is here once its file
+was imported under its name (`harness weights import`, harness.importing); an imported one is found by its manifest.
+"""
 
 from __future__ import annotations
 
 import hashlib
 import json
-import os
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from torch import nn
 
-from harness.errors import UserError
+from harness.errors import UserError, did_you_mean
+from harness.models.encoder import Encoder
+from harness.models.manifest import Manifest, data_root, imported_names, read_manifest, weights_path
+
+__all__ = [
+    "WEIGHTS",
+    "OfficialFile",
+    "Weights",
+    "all_weights",
+    "data_root",
+    "find_weights",
+    "load_weights",
+    "recipe",
+    "weights_version",
+]
 
 ASSETS = Path(__file__).parent / "assets"
 
 
-def data_root() -> Path:
-    """Where a user's data and weights lie: HARNESS_DATA, or `data` in the current folder."""
-    return Path(os.environ.get("HARNESS_DATA", "data")).expanduser()
+@dataclass(frozen=True)
+class OfficialFile:
+    """A file that its authors publish."""
+
+    page: str
+    """Where a reader finds it."""
+    file: str | None = None
+    """What it is called there, where that is known."""
+    url: str | None = None
+    """The direct link that the authors print; None where there is only a page to click through."""
+    sha256: str | None = None
+    """None as long as nobody has told it to us."""
+
+    def how_to_get(self, name: str) -> str:
+        """What to do to have it here under a name."""
+        what = self.file or "the checkpoint"
+        fetch = f" (or: harness weights fetch {name})" if self.url and self.sha256 else ""
+        return (
+            f"The authors publish {what} at {self.page}; get it, then: "
+            f"harness weights import {self.file or 'FILE.pth'} --as {name}{fetch}"
+        )
 
 
 @dataclass(frozen=True)
@@ -33,35 +68,35 @@ class Weights:
     requires: dict[str, Any] = field(default_factory=dict)
     """Backbone settings that the weights need."""
     source: str = ""
-    """What they were trained on, and where a user gets them."""
+    """What they were trained on, or where they come from."""
     shipped: bool = False
+    official: OfficialFile | None = None
 
     def misfit(self, backbone: Any) -> str | None:
         """Why these weights do not fit a backbone's settings, or None."""
         wrong = [
-            f"{key} is {getattr(backbone, key)}, they have {value}"
+            f"{key} is {getattr(backbone, key, None)}, they have {value}"
             for key, value in self.requires.items()
-            if getattr(backbone, key) != value
+            if getattr(backbone, key, None) != value
         ]
         return "; ".join(wrong) or None
 
     def path(self) -> Path:
         """Where the file is, or should be."""
-        return (
-            ASSETS / f"{self.name}.safetensors"
-            if self.shipped
-            else data_root() / "weights" / f"{self.name}.safetensors"
-        )
+        return ASSETS / f"{self.name}.safetensors" if self.shipped else weights_path(self.name)
 
     def missing(self) -> str | None:
         """None when the file is there, else what to do."""
         if self.path().is_file():
             return None
-        return f"weights '{self.name}' are not at {self.path()}. {self.source}"
+        how = self.official.how_to_get(self.name) if self.official else _again(self.name)
+        return f"weights '{self.name}' are not at {self.path()}. {how}"
 
 
 _TINY = {"dim": 96, "depth": 4, "heads": 6, "tokenizer_width": 32}
 _BASE = {"dim": 384, "depth": 12, "heads": 6, "tokenizer_width": 256}
+_LEVELS = {"dims": (96, 192, 384), "depths": (5, 5, 5), "heads": 6, "tokenizer_width": 256}
+_SHAPENET = "Pre-trained on ShapeNet-55 by the authors."
 
 WEIGHTS: dict[str, Weights] = {
     weights.name: weights
@@ -79,47 +114,138 @@ WEIGHTS: dict[str, Weights] = {
             version=1,
             backbone="point_mae",
             requires=_BASE,
-            source="The authors publish pretrain.pth at https://github.com/Pang-Yatian/Point-MAE (section "
-            "'Models'). Reading their .pth files is not built yet: put the encoder there as safetensors, with "
-            "this project's parameter names (docs/protocol.md, 'Weights').",
+            source=_SHAPENET,
+            official=OfficialFile(
+                file="pretrain.pth",
+                page="https://github.com/Pang-Yatian/Point-MAE (section 'Point-MAE Models')",
+                url="https://github.com/Pang-Yatian/Point-MAE/releases/download/main/pretrain.pth",
+            ),
+        ),
+        Weights(
+            name="point_bert_shapenet",
+            version=1,
+            backbone="point_bert",
+            requires=_BASE | {"tokenizer_dim": 256},
+            source=_SHAPENET,
+            official=OfficialFile(
+                file="Point-BERT.pth",
+                page="https://github.com/lulutang0608/Point-BERT (section 'Pretrained Models')",
+                url="https://cloud.tsinghua.edu.cn/f/202b29805eea45d7be92/?dl=1",
+            ),
+        ),
+        Weights(
+            name="act_shapenet",
+            version=1,
+            backbone="act",
+            requires=_BASE,
+            source=_SHAPENET,
+            official=OfficialFile(page="https://github.com/RunpeiDong/ACT (model_zoo/MODEL_ZOO.md, 'Pre-training')"),
+        ),
+        Weights(
+            name="recon_shapenet",
+            version=1,
+            backbone="recon",
+            requires=_BASE,
+            source=_SHAPENET,
+            official=OfficialFile(page="https://github.com/qizekun/ReCon ('Models')"),
+        ),
+        Weights(
+            name="point_m2ae_shapenet",
+            version=1,
+            backbone="point_m2ae",
+            requires=_LEVELS,
+            source=_SHAPENET,
+            official=OfficialFile(
+                file="pre-train.pth", page="https://github.com/ZrrSkywalker/Point-M2AE (section 'Point-M2AE Models')"
+            ),
         ),
     )
 }
 
 
-def load_weights(encoder: nn.Module, name: str) -> str:
+def find_weights(name: str) -> Weights:
+    """The weights of that name: shipped and known ones first. Raises UserError when there are none."""
+    if name in WEIGHTS:
+        return WEIGHTS[name]
+    manifest = read_manifest(name)
+    if manifest is None:
+        raise UserError(f"unknown weights '{name}'; {did_you_mean(name, ['random', *all_weights()])}")
+    return _declared(manifest)
+
+
+def all_weights() -> dict[str, Weights]:
+    """All weights by name, imported ones last; read anew each time, for imports come and go while Python runs."""
+    return WEIGHTS | {name: find_weights(name) for name in imported_names() if name not in WEIGHTS}
+
+
+def weights_version(name: str) -> int:
+    """The version of weights in a trial's identity; 0 for random ones."""
+    if name in WEIGHTS:
+        return WEIGHTS[name].version
+    manifest = read_manifest(name)
+    return manifest.version if manifest is not None else 0
+
+
+def _declared(manifest: Manifest) -> Weights:
+    return Weights(
+        name=manifest.name,
+        version=manifest.version,
+        backbone=manifest.backbone,
+        requires=manifest.requires,
+        source=f"Imported from {manifest.source.file} ({manifest.source.layout}).",
+    )
+
+
+def load_weights(encoder: Encoder, name: str) -> str:
     """Copy weights into an encoder; returns the file's SHA-256.
 
-    Class token and position may be absent (no pre-training has them): they stay as they are. Raises UserError for
-    a file that is missing, damaged, or of another shape.
+    What is new at fine-tuning may be absent and stays as it is. Raises UserError for a file that is missing, damaged,
+    not the one that was imported, or of another shape.
     """
-    declared = WEIGHTS[name]
+    declared = find_weights(name)
     problem = declared.missing()
     if problem:
         raise UserError(problem)
     path = declared.path()
     try:
+        digest = hashlib.sha256(path.read_bytes()).hexdigest()
         with safe_open(path, framework="pt") as file:
             state = {key: file.get_tensor(key).float() for key in file.keys()}  # noqa: SIM118
     except (SafetensorError, OSError) as error:
         raise UserError(f"{path}: cannot be read as safetensors: {error}") from None
+    manifest = None if declared.shipped else read_manifest(name)
+    if manifest is not None and manifest.digest != digest:
+        raise UserError(
+            f"{path}: SHA-256 {digest[:12]}… is not the {manifest.digest[:12]}… of its manifest; {_again(name)}"
+        )
     for key, value in state.items():
         if not torch.isfinite(value).all():
             raise UserError(f"{path}: '{key}' holds NaN or infinite values; get the file again")
+    if misfit := _misfit(encoder, state):
+        raise UserError(f"{path}: {misfit}; is this the right encoder?")
+    encoder.load_state_dict(state, strict=False)
+    return digest
+
+
+def _misfit(encoder: Encoder, state: Mapping[str, torch.Tensor]) -> str | None:
+    """Why tensors are not those of an encoder, or None."""
     own = encoder.state_dict()
     shapes = [
         f"'{k}' is {tuple(v.shape)}, the encoder has {tuple(own[k].shape)}"
         for k, v in state.items()
         if k in own and own[k].shape != v.shape
     ]
-    optional = {"class_token", "class_position"}
+    optional = encoder.new_at_fine_tuning
     absent = [k for k in own if k not in state and k not in optional and not k.endswith("num_batches_tracked")]
     foreign = [k for k in state if k not in own]
     for what, found in (("of another shape", shapes), ("missing", absent), ("unknown", foreign)):
         if found:
-            raise UserError(f"{path}: {len(found)} tensors {what}, first {found[0]}; is this the right encoder?")
-    encoder.load_state_dict(state, strict=False)
-    return hashlib.sha256(path.read_bytes()).hexdigest()
+            return f"{len(found)} tensors {what}, first {found[0]}"
+    return None
+
+
+def _again(name: str) -> str:
+    return f"import them again: harness weights import FILE --as {name} --force"
 
 
 def recipe(name: str) -> dict[str, Any]:
