@@ -1,6 +1,8 @@
 """Augmentation and point sampling: what they promise, and that they are reproducible."""
 
 import math
+from collections import Counter
+from collections.abc import Callable
 
 import pytest
 import torch
@@ -8,6 +10,8 @@ import torch
 from harness.data.augment import augmentation, rotate, scale_translate
 from harness.data.sampling import test_points as points_at_test
 from harness.data.sampling import train_points
+from harness.geometry import farthest_points, gather_points
+from harness.models.point_mae import PointMAE
 
 
 def generator(seed: int = 0) -> torch.Generator:
@@ -64,3 +68,63 @@ def test_the_papers_point_rule() -> None:
     spread = points_at_test(clouds, 16, "fps")
     assert torch.equal(spread[:, 0], clouds[:, 0])
     assert torch.pdist(spread[0]).min() > torch.pdist(points_at_test(clouds, 16, "random")[0]).min()
+
+
+@pytest.mark.parametrize("total", [2048, 1500, 1100])
+def test_papers_points_in_training_are_the_loops(total: int) -> None:
+    """Shuffle, farthest points, one random subset of ranks: step by step as the official runners have it."""
+    clouds = torch.randn(3, total, 3, generator=generator()) / 4
+    clouds[:, ::50] = 0.001  # near the origin, and copies of one another
+    count = 2048 if total == 2048 else 1024
+    found = train_points(clouds, count, "fps", generator(5))
+    replay = generator(5)
+    shuffled = gather_points(clouds, torch.rand(3, total, generator=replay).argsort(1))
+    keep = min({1024: 1200, 2048: 2400}[count], total)
+    ranked = gather_points(shuffled, farthest_points(shuffled, keep))
+    official = ranked[:, torch.randperm(keep, generator=replay)[:count]]
+    if keep < total:
+        assert torch.equal(found, official)
+    elif count == total:  # all points: the same ones, equally often, in another and equally likely order
+        assert [sorted(cloud) for cloud in found.tolist()] == [sorted(cloud) for cloud in official.tolist()]
+    else:
+        everything = [set(map(tuple, cloud)) for cloud in ranked.tolist()]
+        assert all(set(map(tuple, cloud)) <= known for cloud, known in zip(found.tolist(), everything, strict=True))
+
+
+def test_in_training_every_epoch_starts_elsewhere() -> None:
+    clouds = torch.rand(4, 300, 3, generator=generator()) + 1
+    draws = generator()
+    starts = torch.stack([train_points(clouds, 300, "fps", draws)[:, 0] for _ in range(40)])
+    assert len(starts[:, 0].unique(dim=0)) > 30
+    assert not torch.equal(starts[:, 0], starts[:, 1]), "each cloud is shuffled for itself"
+
+
+def test_all_points_at_test_mean_to_the_encoder_what_farthest_points_do() -> None:
+    torch.manual_seed(0)
+    encoder = PointMAE(preset="tiny", depth=1, groups=16, group_size=8).build(drop_path=0).eval()
+    clouds = torch.randn(4, 512, 3, generator=generator()) / 3
+    clouds[:, 5::60] = 0.01
+    seen = points_at_test(clouds, 512, "fps")
+    looped = gather_points(clouds, farthest_points(clouds, 512))
+    assert not torch.equal(seen, looped)
+    with torch.no_grad():
+        found, expected = encoder(seen).patches, encoder(looped).patches
+        assert torch.equal(found, expected)
+        assert not torch.allclose(found, encoder(clouds).patches), "leaving the sampling out is something else"
+
+
+def test_orders_in_training_are_as_likely_as_the_loops() -> None:
+    """Three points, one of them near the origin: every arrangement as often as by shuffle, loop and subset of ranks."""
+    cloud = torch.tensor([[[0.0, 0, 0], [1, 0, 0], [0, 2, 0]]])
+    runs, draws = 1500, generator()
+
+    def looped() -> torch.Tensor:
+        shuffled = cloud[:, torch.randperm(3, generator=draws)]
+        return gather_points(shuffled, farthest_points(shuffled, 3))[:, torch.randperm(3, generator=draws)]
+
+    def frequencies(draw: Callable[[], torch.Tensor]) -> Counter[str]:
+        return Counter(str(draw().sum(-1)[0].int().tolist()) for _ in range(runs))
+
+    ours, theirs = frequencies(lambda: train_points(cloud, 3, "fps", draws)), frequencies(looped)
+    assert set(ours) == set(theirs)
+    assert max(abs(ours[order] - theirs[order]) for order in theirs) < 4 * math.sqrt(max(theirs.values()))
