@@ -66,17 +66,25 @@ class Train(Section):
     """AdamW's; vectors and the class token have none."""
     warmup_epochs: NonNegativeInt = 10
     """Epochs of linear warm-up."""
-    schedule: Literal["cosine"] = "cosine"
+    schedule: Literal["cosine", "paper"] = "cosine"
+    """Of the rate. `paper`: set once per epoch and an epoch late, so that two epochs run at the lowest rate; one epoch
+    more than `epochs` is run (docs/protocol.md)."""
     clip_norm: Positive = 10.0
     """Gradients are clipped to this global norm."""
-    augment: Literal["none", "scale_translate", "rotate"] = "scale_translate"
-    """Of training clouds: a scale and a shift per axis, or a turn about the vertical axis."""
+    augment: Literal["none", "scale_translate", "rotate", "scale_rotate"] = "scale_translate"
+    """Of training clouds: a scale and a shift per axis, a turn about the vertical axis, or a slight scale per axis and
+    one turn for the whole batch (Point-PEFT's for PB_T50_RS)."""
     drop_path: Fraction = 0.1
     """Largest probability of leaving out a block's branch; it grows from 0 with depth."""
     head_dropout: Fraction = 0.5
     """Between the layers of the classification head."""
     label_smoothing: Fraction = 0.0
     """Share of a target that the wrong classes get, evenly (Point-BERT 0.2, Point-M2AE on ModelNet40 0.3)."""
+
+    @property
+    def passes(self) -> int:
+        """Passes over the training split that are run: with `schedule: paper` one more than `epochs`."""
+        return self.epochs + (self.schedule == "paper")
 
 
 class Protocol(Section):

@@ -13,6 +13,7 @@ import hashlib
 import math
 import time
 import traceback
+from collections.abc import Callable
 from dataclasses import asdict
 from typing import Any
 
@@ -109,12 +110,33 @@ def explain_nulls(result: Result) -> dict[str, str]:
 
 
 def learning_rate(settings: Train, step: int, steps_per_epoch: int) -> float:
-    """Cosine schedule with linear warm-up, per step: from 1e-6 up to the rate, then down to 1e-6."""
+    """The rate of a step, from 1e-6 up to the highest and down to 1e-6, by `train.schedule`."""
+    return SCHEDULES[settings.schedule](settings, step, steps_per_epoch)
+
+
+def _cosine(settings: Train, step: int, steps_per_epoch: int) -> float:
+    """Per step: linear warm-up, then half a cosine over what is left."""
     warmup, total = settings.warmup_epochs * steps_per_epoch, settings.epochs * steps_per_epoch
     span = settings.learning_rate - MINIMUM_RATE
     if step < warmup:
         return MINIMUM_RATE + span * (step + 1) / warmup
     return MINIMUM_RATE + span * 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, total - warmup)))
+
+
+def _paper(settings: Train, step: int, steps_per_epoch: int) -> float:
+    """Per epoch: timm 0.4.5's CosineLRScheduler as the official runners step it, at an epoch's end by its number.
+
+    Epoch e so trains with the rate of e - 1, and the first two with the lowest. The cosine is that of the whole
+    training, warm-up included: after it the rate is a little under the highest.
+    """
+    epoch = max(0, step // steps_per_epoch - 1)
+    span = settings.learning_rate - MINIMUM_RATE
+    if epoch < settings.warmup_epochs:
+        return MINIMUM_RATE + span * epoch / settings.warmup_epochs
+    return MINIMUM_RATE + span * 0.5 * (1 + math.cos(math.pi * epoch / settings.epochs))
+
+
+SCHEDULES: dict[str, Callable[[Train, int, int], float]] = {"cosine": _cosine, "paper": _paper}
 
 
 class Training:
@@ -161,14 +183,14 @@ class Training:
                 streams=self.streams,
                 scaler=self.accelerator.scaler,
             )
-            print(f"going on after epoch {progress.epoch} of {self.settings.epochs}")  # noqa: T201
+            print(f"going on after epoch {progress.epoch} of {self.settings.passes}")  # noqa: T201
         except NotResumable as reason:
             if str(reason):
                 print(f"starting anew: {reason}")  # noqa: T201
             if self.attached.before_training is not None:
                 self.attached.before_training(clouds for _, clouds in test_batches(self.train, self.trial))
             self.streams.seed(seeds.dropout)
-        self.writer.begin(epochs=self.settings.epochs, resumed=progress.epoch or None)
+        self.writer.begin(epochs=self.settings.passes, resumed=progress.epoch or None)
         return progress
 
     def _fingerprint(self) -> dict[str, Any]:
@@ -189,7 +211,7 @@ class Training:
         if self.progress.startup is None:
             self.progress.startup = time.perf_counter() - self.began
         earlier, pace = self.progress.seconds, Pace()
-        for epoch in range(self.progress.epoch, self.settings.epochs):
+        for epoch in range(self.progress.epoch, self.settings.passes):
             row = self._epoch(epoch)
             self._validate(epoch, row)
             self.writer.log_metrics(row)
@@ -240,7 +262,7 @@ class Training:
     def _validate(self, epoch: int, row: dict[str, Any]) -> None:
         """Validation accuracy where the protocol asks for it, and the best epoch's model so far."""
         choosing = self.trial.protocol.selection == "validation"
-        if self.validation is None or not (choosing or epoch + 1 == self.settings.epochs):
+        if self.validation is None or not (choosing or epoch + 1 == self.settings.passes):
             return
         self.memory.end_training()
         accuracy = evaluate(self.model, self.validation, self.trial, self.accelerator).accuracy

@@ -158,6 +158,29 @@ def test_the_schedule_warms_up_and_comes_down() -> None:
     assert math.isfinite(learning_rate(Train(epochs=1, warmup_epochs=5), 3, 4))
 
 
+def test_the_papers_schedule_is_an_epoch_late_and_runs_one_more() -> None:
+    settings = Train(schedule="paper")
+    assert settings.passes == 301
+    rates = [learning_rate(settings, epoch * 7 + 3, 7) for epoch in range(301)]
+    assert rates[0] == rates[1] == learning_rate(settings, 0, 7) == learning_rate(settings, 13, 7) == 1e-6
+
+    def official(t: int) -> float:  # timm 0.4.5 CosineLRScheduler, lr_min = warmup_lr_init = 1e-6
+        return 1e-6 + t * (5e-4 - 1e-6) / 10 if t < 10 else 1e-6 + (5e-4 - 1e-6) * (1 + math.cos(math.pi * t / 300)) / 2
+
+    assert rates[1:] == pytest.approx([official(epoch) for epoch in range(300)])
+    assert rates[10] < rates[11] < 5e-4, "the cosine starts with the warm-up, so the highest rate is never reached"
+    assert learning_rate(Train(schedule="paper", warmup_epochs=0), 0, 7) == 5e-4
+
+
+def test_a_trial_of_the_papers_schedule(tmp_path: Path) -> None:
+    train = Train(epochs=2, warmup_epochs=1, schedule="paper", batch_size=64)
+    trial = make_trial("linear_probe", train=train)
+    writer = claim(trial, tmp_path)
+    assert run_trial(trial, writer).status == "done"
+    rates = [row["train/rate"] for row in writer.folder.metrics()]
+    assert rates == pytest.approx([1e-6, 1e-6, (5e-4 + 1e-6) / 2])
+
+
 def test_seeds_do_not_depend_on_the_method() -> None:
     assert Seeds.of("a", 0) == Seeds.of("a", 0)
     assert len({Seeds.of("a", 0), Seeds.of("a", 1), Seeds.of("b", 0)}) == 3

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import pytest
 import torch
 
-from harness.data.augment import augmentation, rotate, scale_translate
+from harness.data.augment import augmentation, rotate, scale_rotate, scale_translate
 from harness.data.sampling import test_points as points_at_test
 from harness.data.sampling import train_points
 from harness.geometry import farthest_points, gather_points
@@ -40,7 +40,20 @@ def test_rotation_turns_about_the_vertical(up, axis: int) -> None:  # type: igno
     assert angles.min() < -0.9 * math.pi and angles.max() > 0.9 * math.pi
 
 
-@pytest.mark.parametrize("name", ["none", "scale_translate", "rotate"])
+def test_point_pefts_augmentation_scales_each_cloud_and_turns_all_by_one_angle() -> None:
+    angles = []
+    for seed in range(100):
+        corner = torch.ones(30, 1, 3)
+        turned = scale_rotate(torch.cat([corner, corner * torch.tensor([1.0, 1, 0])], dim=1), generator(seed), up="y")
+        assert turned[..., 1].min() > 0.9 - 1e-5 and turned[..., 1].max() < 1.1 + 1e-5, "no shift"
+        assert turned[:, 0, 1].std() > 0.01, "each cloud has a scale of its own"
+        heading = torch.atan2(turned[:, 1, 2], turned[:, 1, 0])  # where the first axis points to
+        assert torch.allclose(heading.cos(), heading[0].cos(), atol=1e-5), "one turn for the batch"
+        angles.append(float(heading[0]))
+    assert min(angles) < -0.9 * math.pi and max(angles) > 0.9 * math.pi
+
+
+@pytest.mark.parametrize("name", ["none", "scale_translate", "rotate", "scale_rotate"])
 def test_the_same_seed_gives_the_same_clouds(name: str) -> None:
     clouds = torch.rand(3, 7, 3)
     transform = augmentation(name, up="z")
