@@ -90,12 +90,16 @@ class Train(Section):
 class Protocol(Section):
     """How a model is chosen and measured (docs/protocol.md)."""
 
-    selection: Literal["last", "validation"] = "last"
-    """The last epoch's model, or the best one's on a validation split (needs `validation_fraction`)."""
+    selection: Literal["last", "validation", "paper"] = "last"
+    """The model that is tested: the last epoch's, or the best one's on a validation split (needs
+    `validation_fraction`). `paper`: the last epoch's, and beside it the papers' number, the best on the test split."""
     validation_fraction: Annotated[float, Field(ge=0, le=0.5)] = 0.0
     """Part of the training split held out, by a fixed seed per dataset."""
-    vote: Literal[0] = 0
-    """Voting is not built yet."""
+    validation_seed: Annotated[NonNegativeInt, Field(exclude_if=lambda seed: seed == 0)] = 0
+    """Another number holds out other items. Part of the identity where it is not 0."""
+    vote: Annotated[int, Field(ge=0, le=1000)] = 0
+    """Passes over the test split with random points and the training augmentation, whose scores are averaged for a
+    number beside the accuracy (the papers': 10)."""
     frozen_batchnorm: Literal["batch", "running"] = "batch"
     """Batch norms without trainable parameters: batch statistics, as the papers' code does, or running ones."""
 

@@ -29,9 +29,9 @@ from harness.build import build, set_training
 from harness.checkpoint import NotResumable, Pace, Progress, Streams, pack, resume
 from harness.data.augment import augmentation
 from harness.data.sampling import train_points
-from harness.data.splits import Split, load_splits, test_batches
+from harness.data.splits import Split, at_test, load_splits, test_batches
 from harness.errors import UserError
-from harness.evaluation import Evaluation, evaluate
+from harness.evaluation import Evaluation, evaluate, vote
 from harness.measure.environment import code_digest, cpu_name, environment, libraries
 from harness.measure.memory import NO_GPU, NOT_YET, MemoryWindow
 from harness.measure.steps import StepTimer
@@ -148,12 +148,15 @@ class Training:
         precision = trial.resources.precision
         self.accelerator = Accelerator(mixed_precision="no" if precision == "fp32" else precision)
         self.device = self.accelerator.device
-        self.train, self.test, self.validation, data_digest = load_splits(trial, self.device)
+        self.train, test, validation, data_digest = load_splits(trial, self.device)
         if len(self.train) < self.settings.batch_size:
             raise UserError(
                 f"{trial.dataset.name} has {len(self.train)} training clouds, "
                 f"fewer than train.batch_size {self.settings.batch_size}"
             )
+        self.test = at_test(test, trial)
+        self.validation = at_test(validation, trial) if validation is not None else None
+        self.voted = test if trial.protocol.vote else None
         self.steps = len(self.train) // self.settings.batch_size
         self.attached, digests = build(trial, device=self.device, train_items=len(self.train), train=self.train)
         self.digests = digests | {"data": data_digest}
@@ -260,15 +263,21 @@ class Training:
         return {"epoch": epoch, "time": time.time(), "train/loss": mean, "train/rate": rate}
 
     def _validate(self, epoch: int, row: dict[str, Any]) -> None:
-        """Validation accuracy where the protocol asks for it, and the best epoch's model so far."""
-        choosing = self.trial.protocol.selection == "validation"
+        """What the protocol asks of an epoch: the best model so far by validation, or the papers' best on test."""
+        selection = self.trial.protocol.selection
+        if selection == "paper":  # chooses nothing: the number goes into a column of its own
+            row["test/accuracy"] = self._accuracy(self.test)
+            self.progress.best_on_test = max(self.progress.best_on_test or 0.0, row["test/accuracy"])
+        choosing = selection == "validation"
         if self.validation is None or not (choosing or epoch + 1 == self.settings.passes):
             return
-        self.memory.end_training()
-        accuracy = evaluate(self.model, self.validation, self.trial, self.accelerator).accuracy
-        row["validation/accuracy"] = accuracy
+        accuracy = row["validation/accuracy"] = self._accuracy(self.validation)
         if choosing and (self.progress.best is None or accuracy > self.progress.best):
             self.progress.best, self.best = accuracy, self.attached.snapshot()
+
+    def _accuracy(self, split: Split) -> float:
+        self.memory.end_training()
+        return evaluate(self.model, split, self.trial, self.accelerator).accuracy
 
     def _checkpoint(self) -> None:
         self.progress.times, self.progress.peaks = self.timer.times(), self.memory.peaks()
@@ -293,8 +302,11 @@ class Training:
         outcome = evaluate(self.model, self.test, trial, self.accelerator)
         evaluation_time = time.perf_counter() - clock
         memory.end_evaluation()
-        self.writer.write_predictions(prediction=outcome.prediction, label=outcome.label)
-        host_peak = memory.host_peak  # before the adapter is made, which is no part of training or evaluation
+        host_peak = memory.host_peak  # before what is no part of training or evaluation: votes, making the adapter
+        ballot = vote(self.model, self.voted, trial, self.accelerator) if self.voted is not None else None
+        self.writer.write_predictions(
+            prediction=outcome.prediction, label=outcome.label, vote=ballot.prediction if ballot is not None else None
+        )
         size = self._save_adapter()
         times = self.timer.median()
         keys = ("train_peak", "train_reserved", "device", "eval_peak", "total_peak")
@@ -303,7 +315,11 @@ class Training:
             id=trial.identity,
             spec=trial.spec(),
             status="done",
-            metrics=outcome.metrics(validation_accuracy=chosen),
+            metrics=outcome.metrics(
+                validation_accuracy=chosen,
+                accuracy_best_on_test=self.progress.best_on_test,
+                accuracy_vote=ballot.accuracy if ballot is not None else None,
+            ),
             parameters=Parameters(**asdict(self.attached.counts)),
             memory=MemoryRecord(
                 train_peak=memory.train_peak,
