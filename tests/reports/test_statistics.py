@@ -14,6 +14,7 @@ from reports.statistics import (
     median,
     overall,
     paired,
+    possible,
     sample_sd,
     smallest_p,
     student_t,
@@ -157,3 +158,40 @@ def test_overall_needs_every_dataset_and_says_how_many_seeds_are_whole() -> None
     assert (found.n, found.sd, found.interval) == (1, None, None)
     apart = overall({"x": {0: 0.7}, "y": {1: 0.5}}, ["x", "y"])
     assert apart is not None and apart.n == 0 and apart.interval is None
+
+
+@pytest.mark.parametrize(
+    ("percent", "total", "right"),
+    [
+        ("90.19", 581, 524),  # OBJ_BG
+        ("91.05", 581, 529),
+        ("85.08", 2882, 2452),  # PB_T50_RS
+        ("84.94", 2882, 2448),
+        ("94.0", 2468, 2320),  # ModelNet40
+        ("93.23", 2468, 2301),
+        ("100", 581, 581),
+        ("0.00", 2468, 0),
+    ],
+)
+def test_what_a_test_set_can_give(percent: str, total: int, right: int) -> None:
+    digits = len(percent.partition(".")[2])
+    assert f"{100 * right / total:.{digits}f}" == percent
+    assert possible(percent, total)
+
+
+@pytest.mark.parametrize(
+    ("percent", "total"),
+    [("90.20", 581), ("91.00", 581), ("85.10", 2882), ("93.21", 2468), ("100.17", 581), ("-0.17", 581)],
+)
+def test_what_a_test_set_cannot_give(percent: str, total: int) -> None:
+    assert not possible(percent, total)
+
+
+@pytest.mark.parametrize("total", [581, 2882, 2468, 135])
+@pytest.mark.parametrize("digits", [1, 2, 8])
+def test_every_count_can_be_and_no_other_value_of_two_digits(total: int, digits: int) -> None:
+    shown = {f"{100 * right / total:.{digits}f}" for right in range(total + 1)}
+    assert all(possible(percent, total) for percent in shown)
+    if digits == 2:
+        grid = [f"{step / 100:.2f}" for step in range(10001)]
+        assert {percent for percent in grid if possible(percent, total)} == shown
