@@ -176,10 +176,6 @@ def test_other_protocols_are_not_ranked_together(suite: SuiteResults, change: di
 
 def test_prompts_among_a_heads_inputs_are_the_methods_own(suite: SuiteResults) -> None:
     heads = {"dapt": ["class", "prompt_mean", "patch_max"], "lora": ["patch_max", "class"], "vpt": ["class"]}
-        "dapt": ["class", "prompt_mean", "patch_max"],
-        "lora": ["patch_max", "class"],
-        "vpt": ["class", "prompt_max"],
-    }
 
     def pooled(entry: Entry) -> Result | None:
         assert entry.result is not None
