@@ -60,7 +60,7 @@ def describe_method(name: str, *, backbone: str, preset: str, classes: int, sett
 def describe_dataset(name: str) -> dict[str, Any]:
     """A dataset's declaration, and what is missing of it here (None when all is there)."""
     declared = registry.get("datasets", name)
-    keys = ("name", "version", "train_items", "test_items", "points", "up", "normalised", "licence", "source")
+    keys = ("name", "task", "version", "train_items", "test_items", "points", "up", "normalised", "licence", "source")
     found = {key: getattr(declared, key) for key in keys}
     return found | {"classes": list(declared.classes), "missing": declared.missing(data_root())}
 

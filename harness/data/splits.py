@@ -43,7 +43,8 @@ def load_splits(trial: Trial, device: torch.device) -> tuple[Split, Split, Split
         return Split(points.float().to(device), labels.to(device))
 
     validation = on_device(train, held) if held.any() else None
-    return on_device(train, ~held), on_device(test, slice(None)), validation, digest
+    kept = ~held if held.any() else slice(None)  # all of it stays as it is mapped: no copy per process
+    return on_device(train, kept), on_device(test, slice(None)), validation, digest
 
 
 def carve_validation(labels: npt.NDArray[np.int64], fraction: float, *, seed: int) -> npt.NDArray[np.bool_]:
