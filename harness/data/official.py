@@ -53,12 +53,16 @@ class OfficialDataset(Dataset):
             return {"points": points, "labels": labels}
 
         return converted(
-            f"{self.name}/{split}",
+            self.entry_name(split),
             root=root,
             reader=f"{self.version} {self.points} {len(self.classes)}",
             sources=self.split_files(split, root),
             read=read,
         )
+
+    def entry_name(self, split: Split) -> str:
+        """The split's folder below the cache."""
+        return f"{self.name}/{split}"
 
     def check(self, points: npt.NDArray[np.float32], labels: npt.NDArray[np.int64], where: Path) -> None:
         """Refuse clouds of a file that are not as declared."""
