@@ -43,7 +43,8 @@ def load_splits(trial: Trial, device: torch.device) -> tuple[Split, Split, Split
     digest = combined_digest(train, test)
 
     validation = _on_device(train, held, device) if held.any() else None
-    return _on_device(train, ~held, device), _on_device(test, slice(None), device), validation, digest
+    kept = ~held if held.any() else slice(None)  # all of it stays as it is mapped: no copy per process
+    return _on_device(train, kept, device), _on_device(test, slice(None), device), validation, digest
 
 
 def load_split(dataset: Dataset, split: SplitName, device: torch.device) -> Split:

@@ -122,7 +122,7 @@ def test_what_is_missing_is_said_in_one_message(tmp_path: Path) -> None:
     for words in (
         "main_split/training_objectdataset.h5",
         "main_split_nobg",
-        "modelnet40_ply_hdf5_2048",
+        "modelnet40_train_8192pts_fps.dat",
         "point_mae_shapenet",
         "github.com/Pang-Yatian",
     ):
