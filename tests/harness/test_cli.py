@@ -91,6 +91,10 @@ def test_plan_and_validate(tmp_path: Path) -> None:
         ["predict", "0123abcd", "bad.yaml"],
         ["predict", "bad.yaml", "bad.yaml"],
         ["predict", "0123abcd"],
+        ["verify", "nowhere.json"],
+        ["verify", "bad.yaml"],
+        ["verify", "--device", "tpu"],
+        ["verify", "--dtype", "float16"],
     ],
     ids=" ".join,
 )
