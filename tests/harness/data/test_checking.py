@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,6 +14,7 @@ import numpy as np
 import pytest
 
 from harness import registry
+from harness.cli import main
 from harness.data.checking import check_data, fingerprints, shared_items
 from harness.data.fewshot import FEWSHOT_5W10S, draw_folds
 from harness.data.scanobjectnn import OBJ_BG
@@ -22,7 +24,6 @@ from harness.errors import SuiteError
 from harness.suite import load_suite
 from tests.harness.data.official import clouds, write_h5, write_parts, write_shapenet55
 from tests.harness.data.test_fewshot import MODELNET, POINTS, fill_modelnet
-from tests.harness.test_cli import harness
 
 SMALL = replace(OBJ_BG, points=8, train_items=30, test_items=15)
 
@@ -176,25 +177,36 @@ def test_parts_and_collections_are_checked(tmp_path: Path) -> None:
     assert "1-b.npy: is empty" in check_data(collection, tmp_path).problems[0]
 
 
-def test_the_commands(tmp_path: Path) -> None:
+def test_the_commands(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HARNESS_DATA", "elsewhere")  # --data changes it; restored in the end
+
+    def command(*arguments: str) -> tuple[object, str, str]:
+        """Exit code, stdout, stderr."""
+        monkeypatch.setattr(sys, "argv", ["harness", "data", *arguments])
+        with pytest.raises(SystemExit) as left:
+            main()
+        return left.value.code, *capsys.readouterr()
+
     train, test = files(tmp_path / "here")
     write_h5(train, clouds(2309, 2048, seed=1), np.arange(2309) % 15)
     write_h5(test, clouds(581, 2048, seed=2), np.arange(581) % 15)
-    done = harness("data", "check", "scanobjectnn_obj_bg", "--data", "here", cwd=tmp_path)
-    assert (done.returncode, done.stderr) == (0, "") and "usable, in here" in done.stdout
-    report = json.loads(harness("data", "check", OBJ_BG.name, "--data", "here", "--json", cwd=tmp_path).stdout)
+    code, out, err = command("check", "scanobjectnn_obj_bg", "--data", "here")
+    assert (code, err) == (0, "") and "usable, in here" in out
+    report = json.loads(command("check", OBJ_BG.name, "--data", "here", "--json")[1])
     assert report["usable"] and report["splits"][0]["labels"]["bag"] == 154
-    listed = {
-        entry["name"]: entry
-        for entry in json.loads(harness("data", "list", "--data", "here", "--json", cwd=tmp_path).stdout)
-    }
+    listed = {entry["name"]: entry for entry in json.loads(command("list", "--data", "here", "--json")[1])}
     assert listed["scanobjectnn_obj_bg"]["bytes"] == train.stat().st_size + test.stat().st_size
     assert listed["modelnet40"]["bytes"] is None and listed["shapenetpart"]["task"] == "part segmentation"
+    assert command("check", OBJ_BG.name, "--data", "nowhere")[2].startswith(
+        "error: dataset 'scanobjectnn_obj_bg' lacks"
+    )
     os.truncate(test, 5000)
-    done = harness("data", "check", OBJ_BG.name, cwd=tmp_path, HARNESS_DATA="here")
-    assert done.returncode == 2 and "test_objectdataset.h5: cannot be read as h5" in done.stderr
-    assert "Traceback" not in done.stderr and done.stdout.endswith("unusable, in here\n")
-    assert harness("data", "check", "scanobjectn", cwd=tmp_path).returncode == 2
+    monkeypatch.setenv("HARNESS_DATA", "here")
+    code, out, err = command("check", OBJ_BG.name)
+    assert code == 2 and "test_objectdataset.h5: cannot be read as h5" in err and out.endswith("unusable, in here\n")
+    code, out, err = command("check", "scanobjectn")
+    assert (code, out) == (2, "") and "did you mean 'scanobjectnn" in err
 
 
 def test_suites_take_classification_only(tmp_path: Path) -> None:
