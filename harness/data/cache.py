@@ -58,7 +58,7 @@ def converted(name: str, *, root: Path, reader: str, sources: Sequence[Path], re
     """
     stamps = _stamps(sources, root)
     key = hashlib.sha256(json.dumps([FORMAT, reader, stamps]).encode()).hexdigest()[:16]
-    places = [root / ".cache" / name / key, _user_cache(root) / name / key]
+    places = [base / name / key for base in (root / ".cache", _user_cache(root)) if base is not None]
     for entry in places:
         if (found := _open(entry)) is not None:
             return found
@@ -120,9 +120,12 @@ def _digests(sources: Sequence[Path], stamps: list[list[Any]]) -> list[dict[str,
     return found
 
 
-def _user_cache(root: Path) -> Path:
-    """Below the user's cache folder, apart for every data folder."""
-    base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+def _user_cache(root: Path) -> Path | None:
+    """Below the user's cache folder, apart for every data folder; None for a user without a home."""
+    try:
+        base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    except RuntimeError:
+        return None
     return base / "pointpeft-harness" / hashlib.sha256(str(root.resolve()).encode()).hexdigest()[:12]
 
 

@@ -63,8 +63,9 @@ class FewShot(OfficialDataset):
         return [path] if path.suffix == ".pkl" else [path, *self.modelnet.split_files(split, root)]
 
     def sources(self, root: Path) -> list[Path]:
-        """The files of every fold, so that `missing` and the sizes speak of all."""
-        return [self.with_fold(fold).fold_file(root) for fold in range(FOLDS)]
+        """The files of every fold, and ModelNet40's for drawn ones: `missing` and the sizes speak of all folds."""
+        folds = [self.with_fold(fold).fold_file(root) for fold in range(FOLDS)]
+        return folds + (self.modelnet.sources(root) if any(path.suffix == ".json" for path in folds) else [])
 
     def entry_name(self, split: Split) -> str:
         """A folder per fold."""

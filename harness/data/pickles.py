@@ -81,7 +81,8 @@ class _ArraysOnly(pickle.Unpickler):
         known = (module.replace("numpy._core", "numpy.core"), name)
         if known not in _STAND_INS:
             raise _Refused(f"{module}.{name}"[:120])
-        return _STAND_INS[known]
+        stand_in = _STAND_INS[known]
+        return lambda *arguments: stand_in(*arguments)  # its own, since a pickle may set attributes of what it names
 
 
 def _reconstruct(kind: Any, shape: Any, code: Any) -> Stored:
@@ -100,11 +101,15 @@ def _encode(text: str, encoding: str) -> bytes:
     return text.encode("latin1")  # how Python 3 writes bytes for protocol 2
 
 
+def _refuse_call(*arguments: Any) -> None:
+    raise _Refused("an array without content")  # numpy only names its class, as an argument of `_reconstruct`
+
+
 _STAND_INS: dict[tuple[str, str], Any] = {
     ("numpy.core.multiarray", "_reconstruct"): _reconstruct,
     ("numpy.core.multiarray", "scalar"): _scalar,
     ("numpy.core.numeric", "_frombuffer"): _frombuffer,
-    ("numpy", "ndarray"): None,  # an argument of `_reconstruct`; never called
+    ("numpy", "ndarray"): _refuse_call,
     ("numpy", "dtype"): _Kind,
     ("_codecs", "encode"): _encode,
 }

@@ -113,6 +113,20 @@ def test_a_pickle_that_runs_code_does_not(tmp_path: Path) -> None:
     assert not list(tmp_path.glob(".cache/**/*.npy")), "something was kept"
 
 
+def test_a_pickle_changes_nothing_of_the_reader(tmp_path: Path) -> None:
+    """State set on a name, and an array class that is called."""
+    points, labels = fill_dat(tmp_path)
+    path = tmp_path / FOLDERS[0] / "modelnet40_train_8192pts_fps.dat"
+    good = path.read_bytes()
+    named = b"cnumpy.core.multiarray\n_reconstruct\n"
+    for hostile in (named + b"(N(dV__name__\nVx\nstb.", b"cnumpy\nndarray\n((I99999999999\nttR."):
+        path.write_bytes(hostile)
+        with pytest.raises(UserError, match=r"train_8192pts_fps\.dat"):
+            SMALL.load("train", tmp_path)
+    path.write_bytes(good)
+    assert np.array_equal(SMALL.load("train", tmp_path).labels, labels)
+
+
 @pytest.mark.parametrize(
     ("content", "words"),
     [
