@@ -91,7 +91,13 @@ class Packed:
 
     adapter: bytes
     head: bytes
-    card: str
+    card: AdapterCard
+    peft: dict[str, Any]
+    """What HF peft's card says, where it has the method's tuner."""
+
+    def described(self) -> str:
+        """The content of adapter_config.json."""
+        return json.dumps({"harness": self.card.model_dump(mode="json")} | self.peft, indent=1)
 
 
 HEAD = "head."
@@ -140,8 +146,7 @@ def pack(attached: Attached, trial: Trial, *, train_items: int) -> Packed:
         base_weights=base_weights,
         versions={"harness": harness.__version__, "torch": torch.__version__},
     )
-    described = {"harness": card.model_dump(mode="json")} | (trial.method.peft_config() or {})
-    return Packed(adapter, head, json.dumps(described, indent=1))
+    return Packed(adapter, head, card, trial.method.peft_config() or {})
 
 
 def unpack(contents: Iterable[bytes], attached: Attached, method: Method) -> dict[str, Tensor]:

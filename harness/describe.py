@@ -19,8 +19,8 @@ from harness.yaml_source import parse_settings
 
 def describe_method(name: str, *, backbone: str, preset: str, classes: int, settings: Sequence[str]) -> dict[str, Any]:
     """A method's parameter counts on a backbone, its settings and where it comes from."""
-    method = registry.settings("methods", name, parse_settings(settings, example="rank=64"))
-    declared = registry.settings("backbones", backbone, {"preset": preset})
+    method = registry.configured("methods", name, parse_settings(settings, example="rank=64"))
+    declared = registry.configured("backbones", backbone, {"preset": preset})
     method = method.on(declared)
     problems = [*declared.problems(declared.default_points), *misfits(method, declared)]
     if problems:

@@ -8,7 +8,7 @@ trains, by identity*. `attach` freezes everything else and counts. Nothing is ev
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar, Self
 
@@ -91,6 +91,17 @@ class Method(BaseModel, ABC):
     def problems(self, backbone: Backbone) -> list[str]:
         """What makes these settings, filled in, impossible on a backbone; empty when they fit."""
         return []
+
+    untold: ClassVar[tuple[str, ...]] = ()
+    """Settings that a trained model depends on, and that `sizes` cannot know for certain."""
+
+    @classmethod
+    def sizes(cls, shapes: Mapping[str, Sequence[int]]) -> dict[str, Any] | None:
+        """Settings that a trained model's tensors tell by their shapes, under the names of the official code.
+
+        None when there is no such code, or they are not of this method.
+        """
+        return None
 
 
 def misfits(method: Method, backbone: Backbone) -> list[str]:

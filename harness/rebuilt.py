@@ -121,9 +121,9 @@ def _assemble(record: Record) -> _Assembled:
     """The model as the manifest describes it, with random weights. Raises UserError."""
     declared, head = record.manifest.model, record.manifest.model.head
     sizes = _sizes(declared.encoder.name, record.state) | declared.encoder.settings
-    backbone = registry.settings("backbones", declared.encoder.name, sizes)
+    backbone = registry.configured("backbones", declared.encoder.name, sizes)
     settings = declared.method.settings | {"pool": head.inputs}
-    method = registry.settings("methods", declared.method.name, settings).on(backbone)
+    method = registry.configured("methods", declared.method.name, settings).on(backbone)
     if problems := [*backbone.problems(record.inputs["points"].shape[1]), *misfits(method, backbone)]:
         where = f"{declared.method.name} on {declared.encoder.name}"
         raise UserError("\n".join(f"{where}: {problem}" for problem in problems))

@@ -89,11 +89,14 @@ def get(kind: Kind, name: str) -> Any:
     return imported[name]
 
 
-def settings(kind: Kind, name: str, values: Mapping[str, Any]) -> Any:
-    """A method or backbone with its settings. Raises UserError, all problems at once, when they cannot be."""
+def configured(kind: Kind, name: str, settings: Mapping[str, Any]) -> Any:
+    """A method's or backbone's settings, read from plain values.
+
+    Raises UserError that names every wrong one, or as `get` does.
+    """
     model = get(kind, name)
     try:
-        return model.model_validate(dict(values))
+        return model.model_validate(settings)
     except ValidationError as error:
         lines = []
         for item in error.errors():
@@ -101,7 +104,7 @@ def settings(kind: Kind, name: str, values: Mapping[str, Any]) -> Any:
             if item["type"] == "extra_forbidden":
                 lines.append(f"{name}: unknown setting '{field}'; {did_you_mean(field, model.model_fields)}")
             else:
-                lines.append(f"{name}: {field}: {item['msg']}, got {item.get('input')!r}")
+                lines.append(f"{name}: {field}: {item['msg']}, got {item.get('input')!r:.80}")
         raise UserError("\n".join(lines)) from None
 
 

@@ -347,7 +347,7 @@ class Training:
     def _save_adapter(self) -> int:
         """Write what turns the base weights into the trained model (harness.adapter). Returns the files' size."""
         packed = pack_adapter(self.attached, self.trial, train_items=len(self.train))
-        self.writer.write_file(ADAPTER_CARD, packed.card)
+        self.writer.write_file(ADAPTER_CARD, packed.described())
         for name, file, content in (("adapter", ADAPTER, packed.adapter), ("head", ADAPTER_HEAD, packed.head)):
             self.writer.write_file(file, content)
             self.digests[name] = hashlib.sha256(content).hexdigest()

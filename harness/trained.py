@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -55,8 +56,8 @@ class FilePrediction:
 
 
 @dataclass(frozen=True)
-class TrainedModel:
-    """A model that tells classes of clouds."""
+class TrainedModel(ABC):
+    """A model that tells classes of clouds: a trial's, or an imported one."""
 
     model: Classifier
     """In evaluation mode: points (B, N, 3) float32 on its device -> scores (B, K) before the softmax. It takes the
@@ -65,6 +66,21 @@ class TrainedModel:
     """Names of the K classes, in the order of the scores."""
     trial: Trial
     """Method, backbone and data as the model has them. The dataset is a declaration: its clouds may be elsewhere."""
+
+    @property
+    @abstractmethod
+    def name(self) -> str:
+        """What it goes by: a trial's identity, an imported model's name."""
+
+    @property
+    @abstractmethod
+    def title(self) -> str:
+        """For people: what it is."""
+
+    @property
+    @abstractmethod
+    def told(self) -> dict[str, float]:
+        """Accuracies on its own dataset, 0 to 1, by who says so."""
 
     @property
     def points(self) -> int:
@@ -173,6 +189,22 @@ class TrainedTrial(TrainedModel):
     """What the trial came to, as result.json holds it."""
 
     @property
+    def name(self) -> str:
+        """The trial's identity."""
+        return self.result.id
+
+    @property
+    def title(self) -> str:
+        """`lora point_mae sweethome12 seed 0`."""
+        return self.trial.name
+
+    @property
+    def told(self) -> dict[str, float]:
+        """What the trial's result says."""
+        accuracy = self.result.metrics.accuracy
+        return {} if accuracy is None else {"recorded": accuracy}
+
+    @property
     def spec(self) -> dict[str, Any]:
         """The trial's resolved specification."""
         return self.result.spec
@@ -194,7 +226,7 @@ def load_trial(
     file is damaged or not the recorded one; and when the base weights, or the method's or backbone's plug-in, are not
     here or are others.
     """
-    place = _device(device)
+    place = usable_device(device)
     path = _find(trial, Path(output))
     result = _result(path)
     contents = [_content(path / file, result.digests.get(name)) for name, file in FILES.items()]
@@ -223,7 +255,8 @@ def load_trial(
     return TrainedTrial(attached.model.to(place).eval(), card.classes, resolved, result)
 
 
-def _device(name: str | torch.device) -> torch.device:
+def usable_device(name: str | torch.device) -> torch.device:
+    """A device by name. Raises UserError when it cannot be used here."""
     try:
         device = torch.device(name)
         torch.empty(0, device=device)

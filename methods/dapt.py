@@ -8,8 +8,9 @@ and every block turns its adapter's output into one more prompt token ("internal
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Annotated
+from typing import Annotated, Any
 
 import torch
 from pydantic import Field, PositiveInt
@@ -108,9 +109,21 @@ class DAPT(Method):
         (r"\.adapter\.(down|up)\.", r".Adapter_MLP.\1_proj."),
         (r"\.adapter\.scale\.", ".Adapter_MLP.scale."),
     )
+    untold = ("pool",)
     rank: PositiveInt = 64
     adapter_dropout: Probability = 0.0
     pool: Annotated[tuple[Pool, ...], Field(min_length=1)] = ("class", "prompt_mean", "patch_max")
+
+    @classmethod
+    def sizes(cls, shapes: Mapping[str, Sequence[int]]) -> dict[str, Any] | None:
+        """The rank; of what the head sees only how many parts: taken for those that most official settings have."""
+        down = "blocks.blocks.0.Adapter_MLP.down_proj.weight"
+        if down not in shapes:
+            return None
+        rank, dim = shapes[down]
+        parts: dict[int, tuple[Pool, ...]] = {1: ("class",), 2: ("class", "patch_max")}
+        seen = shapes.get("cls_head_finetune.0.weight", (0, 0))[1] // dim
+        return {"rank": rank} | ({"pool": parts[seen]} if seen in parts else {})
 
     def problems(self, backbone: Backbone) -> list[str]:
         """Hierarchical encoders: internal prompts go from block to block, and there tokens are made anew between."""

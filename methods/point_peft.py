@@ -10,7 +10,7 @@ training cloud. What a block becomes is in methods/point_peft_block.py.
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import fields, replace
 from typing import Any, ClassVar, Self
 
@@ -232,6 +232,24 @@ class PointPEFT(Method):
         pool: tuple[Pool, ...] = ("mean", "max")
         left = {k: v for k, v in self.hierarchical_defaults.items() if k not in self.model_fields_set}
         return self.model_copy(update=left | ({} if self.pool else {"pool": pool}))
+
+    untold = ("adapter_scale", "prompt_layers", "propagate", "center", "query_groups")
+
+    @classmethod
+    def sizes(cls, shapes: Mapping[str, Sequence[int]]) -> dict[str, Any] | None:
+        """Widths and numbers of what is added; that it is the published code, quirks and all."""
+        block = "blocks.blocks.0."
+        if "prompt_cor" not in shapes or f"{block}prompt_embeddings" not in shapes:
+            return None
+        prompts = shapes["prompt_cor"][0]
+        return {
+            "official_quirks": True,
+            "adapter_rank": shapes[f"{block}adapter.ln1.weight"][0],
+            "prompts": prompts,
+            "bank_neighbours": prompts - 2,
+            "bank_adapter_rank": shapes[f"{block}cp_adapter.ln1.weight"][0],
+            "local_width": shapes["blocks.attn1.proj.weight"][1],
+        }
 
     def problems(self, backbone: Backbone) -> list[str]:
         """Widths that do not divide, ranks that are no number per level, prompts unlike the bank's neighbours."""

@@ -17,9 +17,17 @@ from harness.cli.options import AsJson, Output, make_console, print_json
 from harness.errors import UserError
 
 if TYPE_CHECKING:
-    from harness.trained import FilePrediction, TrainedTrial
+    from harness.trained import FilePrediction, TrainedModel
 
 app = typer.Typer()
+
+ModelName = Annotated[
+    str,
+    typer.Argument(
+        metavar="MODEL",
+        help="Identity of a finished trial, its beginning, its folder, or an imported model's name.",
+    ),
+]
 
 
 @dataclass(frozen=True)
@@ -37,19 +45,19 @@ class _Guess:
 
 @app.command()
 def predict(
-    trial: Annotated[str, typer.Argument(help="Identity of a finished trial, its beginning, or the trial's folder.")],
+    model: ModelName,
     files: Annotated[list[Path], typer.Argument(metavar="FILE…", help="Clouds or meshes, as `data import` reads.")],
     output: Output = Path("results"),
     top: Annotated[int, typer.Option(min=1, help="Classes to show per cloud.")] = 3,
     as_json: AsJson = False,
     as_csv: Annotated[bool, typer.Option("--csv", help="Lines of file, cloud, rank, class, probability.")] = False,
 ) -> None:
-    """Classify .ply .off .obj .xyz .npy .h5 files with a finished trial's model."""
+    """Classify .ply .off .obj .xyz .npy .h5 files with a trained model."""
     if as_json and as_csv:
         raise UserError("--json and --csv: choose one of them")
-    from harness import load_trial
+    from harness import load_model
 
-    trained = load_trial(trial, output=output)
+    trained = load_model(model, output=output)
     found = trained.predict_files(files)
     refused = [entry for entry in found if entry.refused is not None]
     if len(refused) == len(found):
@@ -85,7 +93,7 @@ def export(
 
 @app.command()
 def evaluate(
-    trial: Annotated[str, typer.Argument(help="Identity of a finished trial, its beginning, or the trial's folder.")],
+    model: ModelName,
     data: Annotated[str | None, typer.Option(metavar="NAME", help="Dataset; its own when not named.")] = None,
     output: Output = Path("results"),
     device: Annotated[str | None, typer.Option(help="cpu, cuda, …; a GPU where there is one.")] = None,
@@ -94,24 +102,24 @@ def evaluate(
     """Accuracy of a trained model on the test split of a dataset, measured as a trial's is."""
     import torch
 
-    from harness import load_trial
+    from harness import load_model
 
-    trained = load_trial(trial, output=output, device=device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    trained = load_model(model, output=output, device=device or ("cuda" if torch.cuda.is_available() else "cpu"))
     name = data or trained.trial.dataset.name
     found = trained.evaluate(name)
-    recorded = trained.result.metrics.accuracy if name == trained.trial.dataset.name else None
+    told = trained.told if name == trained.trial.dataset.name else {}
     if as_json:
         numbers = found.metrics().model_dump(include={"accuracy", "class_accuracy", "correct", "total", "loss"})
-        print_json({"trial": trained.result.id, "data": name, **numbers, "recorded": recorded})
+        print_json({"model": trained.name, "data": name, **numbers, "told": told})
         return
-    typer.echo(f"{trained.trial.name}: test split of {name}")
+    typer.echo(f"{trained.title}: test split of {name}")
     typer.echo(f"  accuracy        {100 * found.accuracy:6.2f} %  ({found.correct} of {len(found.label)})")
     typer.echo(f"  class accuracy  {100 * found.class_accuracy:6.2f} %")
-    if recorded is not None:
-        typer.echo(f"  recorded        {100 * recorded:6.2f} %")
+    for who, accuracy in told.items():
+        typer.echo(f"  {who:<15} {100 * accuracy:6.2f} %")
 
 
-def _guesses(trained: TrainedTrial, found: list[FilePrediction], top: int) -> Iterator[_Guess]:
+def _guesses(trained: TrainedModel, found: list[FilePrediction], top: int) -> Iterator[_Guess]:
     """The likeliest classes of every cloud."""
     for entry in found:
         rows = entry.probabilities if entry.probabilities is not None else ()
@@ -121,7 +129,7 @@ def _guesses(trained: TrainedTrial, found: list[FilePrediction], top: int) -> It
             yield _Guess(entry.path, index, len(rows) > 1, classes)
 
 
-def _as_json(trained: TrainedTrial, found: list[FilePrediction], top: int) -> dict[str, object]:
+def _as_json(trained: TrainedModel, found: list[FilePrediction], top: int) -> dict[str, object]:
     files: list[dict[str, object]] = []
     for entry in found:
         clouds = [
@@ -129,7 +137,7 @@ def _as_json(trained: TrainedTrial, found: list[FilePrediction], top: int) -> di
             for guess in _guesses(trained, [entry], top)
         ]
         files.append({"file": str(entry.path), "clouds": clouds, "refused": entry.refused})
-    return {"trial": trained.result.id, "classes": list(trained.classes), "files": files}
+    return {"trial": trained.name, "classes": list(trained.classes), "files": files}
 
 
 def _as_csv(guesses: Iterator[_Guess]) -> str:
@@ -142,9 +150,9 @@ def _as_csv(guesses: Iterator[_Guess]) -> str:
     return text.getvalue()
 
 
-def _print_table(trained: TrainedTrial, guesses: list[_Guess]) -> None:
+def _print_table(trained: TrainedModel, guesses: list[_Guess]) -> None:
     trial = trained.trial
-    title = f"{trial.name}: {len(trained.classes)} classes, {trial.dataset.up} up"
+    title = f"{trained.title}: {len(trained.classes)} classes, {trial.dataset.up} up"
     table = Table(title=escape(title), title_justify="left")
     table.add_column("file")
     table.add_column("class")

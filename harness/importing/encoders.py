@@ -20,10 +20,14 @@ from harness.atomic import write_atomically
 from harness.errors import UserError
 from harness.importing.child import Refused
 from harness.importing.fitting import Fit, fit
+from harness.importing.known import MODELS
 from harness.importing.layouts import ELSEWHERE, Names, why_left
 from harness.importing.reading import Contents
-from harness.models.manifest import NAME, Manifest, Source, manifest_path, weights_path
+from harness.models.manifest import NAME, Manifest, Source, manifest_path, model_folder, weights_path
 from harness.models.weights import WEIGHTS
+
+FORMAT = "pointpeft-harness encoder 1"
+"""All that the file says of itself: safetensors writes several entries in any order, and digests would differ."""
 
 
 def import_encoder(
@@ -46,9 +50,9 @@ def import_encoder(
     used = {own: found.files[found.official(own)] for own in state}
     left = _left(names, contents, used=set(used.values()), kind=found.kind)
     name = name or _default_name(contents, names, found)
-    check_name(name, force=force)
+    check_name(name, force=force, folder=False)
     _check_known(name, contents, found)
-    content = save(state, metadata={"name": name, "format": "pointpeft-harness encoder 1"})
+    content = save(state, metadata={"format": FORMAT})
     manifest = Manifest(
         name=name,
         backbone=found.kind,
@@ -62,13 +66,19 @@ def import_encoder(
     return manifest
 
 
-def check_name(name: str, *, force: bool) -> None:
-    """Raises UserError for a name that cannot be, or is taken."""
+def check_name(name: str, *, force: bool, folder: bool | None = None) -> None:
+    """Raises UserError for a name that cannot be, or is taken; `folder`: whether a model is to have it."""
     if not NAME.fullmatch(name) or name == "random":
-        raise UserError(f"--as {name}: may hold letters, digits, '.', '_' and '-' only, 1 to 64 of them; not 'random'")
+        raise UserError(
+            f"--as {name}: may hold letters, digits, '.', '_' and '-' only, 1 to 64 of them, "
+            "and neither begin with '.' nor be 'random'"
+        )
     if name in WEIGHTS and WEIGHTS[name].shipped:
         raise UserError(f"--as {name}: weights of the harness are called so; choose another name")
-    if manifest_path(name).exists() and not force:
+    taken = {False: manifest_path(name).exists(), True: model_folder(name).exists()}
+    if folder is not None and (taken[not folder] or name in (WEIGHTS if folder else MODELS)):
+        raise UserError(f"--as {name}: {'weights are' if folder else 'a model is'} called so; choose another name")
+    if any(taken.values()) and not force:
         raise UserError(f"'{name}' is imported already; --force replaces it, --as gives another name")
 
 
@@ -140,9 +150,14 @@ def _default_name(contents: Contents, names: Names, found: Fit) -> str:
             return known.name
         if official.sha256 is None and official.file == contents.path.name and not names.layout.guess:
             return known.name
+    return file_stem(contents)
+
+
+def file_stem(contents: Contents) -> str:
+    """A file's own name, as far as it can be one here. Raises UserError when nothing is left of it."""
     name = re.sub(r"[^A-Za-z0-9._-]+", "_", contents.path.stem)[:64].strip("._")
     if not name:
-        raise UserError(f"{contents.path}: what shall the weights be called? --as NAME")
+        raise UserError(f"{contents.path}: what shall it be called? --as NAME")
     return name
 
 

@@ -81,7 +81,7 @@ def fit(tensors: Mapping[str, Tensor], names: Names, *, backbone: str | None, se
     given = {key.removeprefix(BACKBONE): value for key, value in settings.items() if key.startswith(BACKBONE)}
     for key in told.keys() & given.keys():
         raise UserError(f"--set {BACKBONE}{key}={given[key]}: the tensors say {told[key]}")
-    declared: Backbone = registry.settings("backbones", kind, told | given)
+    declared: Backbone = registry.configured("backbones", kind, told | given)
     if problems := declared.problems(declared.default_points):
         hints = "".join(f"; if that is wrong: --set {BACKBONE}{key}=…" for key in model.untold if key not in given)
         raise UserError("\n".join(f"the file's {kind} encoder cannot be: {problem}{hints}" for problem in problems))

@@ -16,7 +16,8 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationError
 from harness.atomic import read_json
 from harness.errors import UserError
 
-NAME = re.compile(r"[A-Za-z0-9._-]{1,64}")
+NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,63}")
+"""Of what is imported; it becomes a folder's name, so it does not begin with a dot."""
 VERSION = 1
 """Of what an import makes of a file. Other files under the same name are told by their digest."""
 
@@ -79,6 +80,11 @@ class Manifest(BaseModel):
 def data_root() -> Path:
     """Where a user's data and weights lie: HARNESS_DATA, or `data` in the current folder."""
     return Path(os.environ.get("HARNESS_DATA", "data")).expanduser()
+
+
+def model_folder(name: str) -> Path:
+    """Where an imported fine-tuned model lies (harness.importing.cards)."""
+    return data_root() / "models" / name
 
 
 def weights_path(name: str) -> Path:

@@ -48,14 +48,15 @@ class OfficialFile:
     sha256: str | None = None
     """None as long as nobody has told it to us."""
 
+    def command(self, name: str) -> str:
+        """What imports it under a name."""
+        return f"harness weights import {self.file or 'FILE.pth'} --as {name}"
+
     def how_to_get(self, name: str) -> str:
         """What to do to have it here under a name."""
         what = self.file or "the checkpoint"
         fetch = f" (or: harness weights fetch {name})" if self.url and self.sha256 else ""
-        return (
-            f"The authors publish {what} at {self.page}; get it, then: "
-            f"harness weights import {self.file or 'FILE.pth'} --as {name}{fetch}"
-        )
+        return f"The authors publish {what} at {self.page}; get it, then: {self.command(name)}{fetch}"
 
 
 @dataclass(frozen=True)

@@ -39,7 +39,7 @@ def test_the_recorded_accuracy_again(finished: tuple[Path, Result], capsys: pyte
     options = ["--output", str(output), "--device", "cpu"]
     found = json.loads(said(result.id[:6], *options, "--json", capsys=capsys))
     expected = result.metrics.model_dump(include={"accuracy", "class_accuracy", "correct", "total"})
-    assert {key: found[key] for key in expected} == expected and found["recorded"] == expected["accuracy"]
+    assert {key: found[key] for key in expected} == expected and found["told"] == {"recorded": expected["accuracy"]}
     assert found["loss"] == pytest.approx(result.metrics.loss)
     text = said(result.id, *options, "--data", "sweethome12", capsys=capsys)
     percent = f"{100 * expected['accuracy']:.2f} %"
@@ -55,7 +55,7 @@ def test_another_dataset_of_the_same_classes(finished: tuple[Path, Result], caps
     assert np.array_equal(other.prediction, trained.predict(clouds.points).argmax(1).numpy())
     assert np.array_equal(other.label, clouds.labels)
     options = ["--output", str(output), "--data", "sweethome12_scanlike", "--json"]
-    assert json.loads(said(result.id, *options, capsys=capsys))["recorded"] is None
+    assert json.loads(said(result.id, *options, capsys=capsys))["told"] == {}
 
 
 def test_what_cannot_be_evaluated_on(

@@ -115,7 +115,7 @@ def test_a_pickle_that_runs_code_does_not(tmp_path: Path) -> None:
 
 def test_a_pickle_changes_nothing_of_the_reader(tmp_path: Path) -> None:
     """State set on a name, and an array class that is called."""
-    points, labels = fill_dat(tmp_path)
+    _, labels = fill_dat(tmp_path)
     path = tmp_path / FOLDERS[0] / "modelnet40_train_8192pts_fps.dat"
     good = path.read_bytes()
     named = b"cnumpy.core.multiarray\n_reconstruct\n"

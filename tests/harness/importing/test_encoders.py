@@ -182,7 +182,7 @@ def test_names_come_from_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     assert import_file(published).name == "point_mae_shapenet"
     assert find_weights("point_mae_shapenet").missing() is None
     assert import_file(mae(tmp_path / "ckpt last (3).pth")).name == "ckpt_last_3"
-    with pytest.raises(UserError, match="what shall the weights be called"):
+    with pytest.raises(UserError, match="what shall it be called"):
         import_file(mae(tmp_path / "...pth"))
     assert imported_names() == ["ckpt_last_3", "point_mae_shapenet", "pretrain"]
 
@@ -200,7 +200,8 @@ def test_a_known_name_is_kept_for_what_is_known(tmp_path: Path, monkeypatch: pyt
         import_file(path, name="point_mae_shapenet")
     for name, words in (
         ("point_mae_tiny_parts", "weights of the harness are called so"),
-        ("random", "not 'random'"),
+        ("random", "nor be 'random'"),
+        ("..", "neither begin with '.'"),
         ("a/b", "may hold letters, digits"),
         ("", "may hold letters, digits"),
     ):
@@ -215,7 +216,7 @@ def test_a_name_that_is_taken(tmp_path: Path) -> None:
     assert read_manifest("mine") == first
     assert import_file(mae(tmp_path / "b.pth"), name="mine", force=True).digest != first.digest
     assert [path.name for path in remove("mine")] == ["mine.json", "mine.safetensors"]
-    for name in ("mine", "../data", "point_mae_tiny_parts"):
+    for name in ("mine", "../data", "..", ".", "point_mae_tiny_parts"):
         with pytest.raises(UserError, match=r"nothing is imported as|ship with the harness"):
             remove(name)
 
@@ -264,7 +265,7 @@ def test_imported_weights_stand_beside_the_others(
     assert '"mine"' in said("schema")
     shown = json.loads(said("weights", "show", "mine"))
     assert shown["manifest"] == json.loads(manifest_path("mine").read_text())
-    listed = {entry["name"]: entry for entry in json.loads(said("weights", "list", "--json"))}
+    listed = {entry["name"]: entry for entry in json.loads(said("weights", "list", "--json"))["weights"]}
     assert (
         listed["mine"]["missing"] is None
         and listed["mine"]["source"] == "Imported from a.pth (Point-MAE, pre-training)."
@@ -303,7 +304,7 @@ def test_the_command_says_what_became_of_the_file(tmp_path: Path, capsys: pytest
     for words in (
         "mine: Point-MAE, pre-training\n",
         "encoder  point_mae: dim 24, depth 2, tokenizer_width 32\n",
-        "assumed  heads 6: no tensor tells; --set backbone.heads=…\n",
+        "assumed  backbone.heads=6: no tensor tells; --set KEY=VALUE\n",
         "used     46 tensors under 'base_model'\n",
         "left     4 decoder of pre-training (module.MAE_decoder.blocks.0.norm1.weight, module.decoder_pos_",
         "missing  class_token, class_position: new at fine-tuning, drawn at random\n",
