@@ -93,6 +93,8 @@ VARIANTS = (
     ("dapt", {"pool": ["class", "patch_max"]}, True),
     ("point_peft", {"official_quirks": True}, False),  # reads rows of its neighbours in the batch
     ("point_peft", {"prompt_layers": 0}, True),
+    ("adaptformer", {"scale": 0.1}, True),
+    ("idpt", {"prompt_block": 0, "neighbours": 3, "pool": ["prompt_max"]}, True),
 )
 """Settings that change what a method builds: name, settings, whether clouds of a batch are independent."""
 

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from torch.nn import functional as F
 
 from harness import registry
 from harness.errors import UserError
@@ -21,6 +22,14 @@ COUNTS = [
     ("dapt", {}, (721_164, 768, 365_839, 1_087_771, 22_912_795)),
     ("point_peft", {}, (404_784, 38_400, 267_535, 710_719, 22_498_111)),
     ("point_peft", {"official_quirks": True}, (467_082, 38_400, 267_535, 773_017, 22_560_409)),
+    ("bitfit", {}, (0, 40_448, 267_535, 307_983, 22_093_327)),
+    ("ssf", {}, (102_912, 768, 267_535, 371_215, 22_196_239)),
+    ("adaptformer", {}, (595_212, 768, 267_535, 863_515, 22_688_539)),
+    ("adaptformer", {"scale": 0.1}, (595_200, 768, 267_535, 863_503, 22_688_527)),
+    ("prefix_tuning", {}, (442_368, 768, 267_535, 710_671, 22_535_695)),
+    # The official total has the prompt's position, 384 numbers that do not train, in it.
+    ("idpt", {}, (1_330_176, 768, 365_839, 1_696_783, 23_522_191 - 384)),
+    ("idpt", {"pool": ["prompt_max"]}, (1_330_176, 768, 169_231, 1_500_175, 23_325_583 - 384)),
 ]
 
 
@@ -37,6 +46,10 @@ HIERARCHICAL_COUNTS = [
     ("linear_probe", {}, 267_535),
     ("point_peft", {}, 660_998),  # the published code's, less 48 coordinates of prompts
     ("point_peft", {"official_quirks": True}, 661_046),
+    ("bitfit", {}, 267_535 + 26_880 + 384 + 1_344 + 4_224),  # blocks, norm, positions, tokenizers
+    ("ssf", {}, 343_567),
+    ("adaptformer", {}, 701_950),
+    ("prefix_tuning", {}, 590_095),
 ]
 
 
@@ -79,7 +92,7 @@ def test_official_quirks_leak_across_the_batch() -> None:
         assert not torch.allclose(model(clouds)[1], model(clouds[1:2])[0], atol=1e-4)
 
 
-@pytest.mark.parametrize("name", ["adapter", "lora"])
+@pytest.mark.parametrize("name", ["adapter", "lora", "bitfit", "adaptformer"])
 def test_starts_as_the_pretrained_encoder(name: str) -> None:
     case = Case(name, "point_mae")
     encoder, clouds = case.backbone.build(drop_path=0).eval(), case.clouds(2, seed=0)
@@ -122,3 +135,26 @@ def test_a_head_that_should_see_prompts_needs_some(name: str, has_prompts: bool)
     else:
         with pytest.raises(UserError, match="pool asks for prompts"):
             model(case.clouds(2, seed=0))
+
+
+@pytest.mark.parametrize("backbone", ["point_mae", "point_bert", "point_m2ae"])
+def test_biases_before_a_batch_norm_get_rounding_noise(backbone: str) -> None:
+    """What docs/methods.md says of BitFit: statistics of the batch take these biases out again, and no others."""
+    case = Case("bitfit", backbone)
+    attached = case.build()
+    attached.model.train()
+    F.cross_entropy(attached.model(case.clouds(4, seed=0)), torch.arange(4)).backward()
+    for tokenizer in attached.model.encoder.tokenizers:
+        gradients = {n: float(p.grad.abs().max()) for n, p in tokenizer.named_parameters() if p.grad is not None}
+        cancelled = {name for name in gradients if name.endswith(("point1.bias", "point2.bias", "point3.bias"))}
+        assert len(cancelled) == 3 and cancelled < gradients.keys()
+        noise, least = max(gradients[n] for n in cancelled), min(gradients[n] for n in gradients.keys() - cancelled)
+        assert 0 < noise < 1e-4 * least
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"), [({"prompt_block": 2}, "prompt_block 2 is not there: blocks are 0 to 1"), ({}, None)]
+)
+def test_idpt_needs_its_block(settings: dict[str, object], words: str | None) -> None:
+    case = Case("idpt", "point_mae", settings)
+    assert case.method.problems(case.backbone) == ([] if words is None else [words])
