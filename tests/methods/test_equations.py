@@ -268,6 +268,36 @@ def check_idpt() -> None:
         assert (ours - prompt_of(drawn)).abs().max() < 1e-5
 
 
+def check_hf_peft() -> None:
+    """DoRA, equation 5 of arXiv 2402.09353, W' = m (W + B A) / |W + B A|; rsLoRA, arXiv 2312.03732, alpha / sqrt(r)."""
+    pytest.importorskip("peft", reason="the extra `peft` is not installed")
+    dora = Pair("hf_peft", targets=["attn.qkv", "mlp.fc1"])
+    rslora = Pair("hf_peft", config={"r": 4, "lora_alpha": 3, "use_rslora": True}, targets=["mlp.fc2"])
+
+    def update(pair: Pair, index: int, target: str) -> Tensor:
+        down, up = (pair.added_to(index, f"{target}.lora_{name}.default.weight") for name in "AB")
+        return up @ down
+
+    def with_dora(index: int, part: Block, x: Tensor, positions: Tensor) -> Tensor:
+        changed = copy.deepcopy(part)
+        for target in ("attn.qkv", "mlp.fc1"):
+            weight = changed.get_parameter(f"{target}.weight")
+            length = dora.added_to(index, f"{target}.lora_magnitude_vector.default.weight")
+            assert update(dora, index, target).shape == weight.shape
+            assert dora.added_to(index, f"{target}.lora_A.default.weight").shape[0] == 32
+            weight.data += update(dora, index, target)
+            weight.data *= (length / weight.data.norm(dim=1))[:, None]
+        return plain_block(index, changed, x, positions)
+
+    def with_rslora(index: int, part: Block, x: Tensor, positions: Tensor) -> Tensor:
+        changed = copy.deepcopy(part)
+        changed.mlp.fc2.weight.data += 3 / 4**0.5 * update(rslora, index, "mlp.fc2")
+        return plain_block(index, changed, x, positions)
+
+    dora.expect(with_dora)
+    rslora.expect(with_rslora)
+
+
 CHECKS: dict[str, Callable[[], None]] = {
     "linear_probe": check_linear_probe,
     "vpt": check_vpt,
@@ -278,6 +308,7 @@ CHECKS: dict[str, Callable[[], None]] = {
     "adaptformer": check_adaptformer,
     "prefix_tuning": check_prefix_tuning,
     "idpt": check_idpt,
+    "hf_peft": check_hf_peft,
 }
 MUTANTS = [
     Mutant(f"methods.{method}", before, after, why)
@@ -324,6 +355,10 @@ MUTANTS = [
         ("idpt", "self.position.expand_as(prompt)", "torch.zeros_like(prompt)", "the prompt has a position"),
         ("idpt", '("class", "prompt_max", "patch_max")', '("prompt_max", "class", "patch_max")', "order of the pool"),
         ("idpt", "len(blocks) - 1 if", "0 if", "the last block gets the prompt"),
+        ("hf_peft", '"use_dora": True', '"use_dora": False', "DoRA"),
+        ("hf_peft", '"r": 32,', '"r": 16,', "rank 32"),
+        ("hf_peft", "if id(parameter) not in own", "if parameter.ndim > 1", "lengths train too"),
+        ("hf_peft", "for target in dict.fromkeys(self.targets)", "for target in self.targets[:1]", "all targets"),
     )
 ]
 
