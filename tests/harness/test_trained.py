@@ -200,10 +200,11 @@ def test_a_specification_that_is_none_here(monkeypatch: pytest.MonkeyPatch) -> N
 
 
 @pytest.mark.filterwarnings("ignore:Unexpected keyword arguments \\['harness'\\]")  # our part of the card
-def test_hf_peft_reads_a_lora_adapter(finish: Finish) -> None:
+@pytest.mark.parametrize("method", ["lora", "hf_peft"])
+def test_hf_peft_reads_its_adapters(method: str, finish: Finish) -> None:
     """Onto the bare encoder with the base weights, without this harness."""
     peft = pytest.importorskip("peft")
-    finished = finish("lora", backbone=on(WEIGHTS_NAME))
+    finished = finish(method, backbone=on(WEIGHTS_NAME))
     encoder = finished.trial.backbone.build(drop_path=0.0)
     load_weights(encoder, WEIGHTS_NAME)
     read = peft.PeftModel.from_pretrained(encoder, finished.path / ADAPTER.parent).eval()
@@ -212,7 +213,7 @@ def test_hf_peft_reads_a_lora_adapter(finish: Finish) -> None:
         assert torch.allclose(read(finished.seen).features, ours, atol=1e-5)
 
 
-@pytest.mark.parametrize("method", ["full", "linear_probe", "lora"])
+@pytest.mark.parametrize("method", ["full", "linear_probe", "lora", "bitfit", "hf_peft"])
 def test_an_exported_model_is_the_trained_one(
     method: str,
     finish: Finish,

@@ -93,6 +93,12 @@ VARIANTS = (
     ("dapt", {"pool": ["class", "patch_max"]}, True),
     ("point_peft", {"official_quirks": True}, False),  # reads rows of its neighbours in the batch
     ("point_peft", {"prompt_layers": 0}, True),
+    ("adaptformer", {"scale": 0.1}, True),
+    ("idpt", {"prompt_block": 0, "neighbours": 3, "pool": ["prompt_max"]}, True),
+    ("hf_peft", {"config": {"r": 8, "use_rslora": True}}, True),
+    ("hf_peft", {"tuner": "ia3", "targets": ["attn.qkv", "mlp.fc2"]}, True),
+    ("hf_peft", {"tuner": "oft", "config": {"oft_block_size": 8}}, True),
+    ("hf_peft", {"tuner": "vera", "targets": ["attn.qkv", "attn.proj"]}, True),
 )
 """Settings that change what a method builds: name, settings, whether clouds of a batch are independent."""
 

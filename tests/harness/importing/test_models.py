@@ -198,7 +198,7 @@ def test_what_is_not_told_is_asked_for_or_said(tmp_path: Path, shapes: None, roo
     for options, words in (
         (
             {},
-            r"of 5 classes: say what it was trained on with --data NAME \(of so many classes: five\)",
+            r"of 5 classes: say what it was trained on with --data NAME \(of so many classes: five[,)]",
         ),
         ({"data": "fifteen"}, "--data fifteen: has 15 classes, and the file's head 5"),
         ({"data": "fiv"}, "unknown dataset 'fiv'; did you mean 'five'"),
