@@ -20,10 +20,11 @@ quickstart: $(STAMP)  ## Install, compare seven methods on real furniture, write
 	$(VENV)/bin/harness run suites/quickstart.yaml --output $(OUTPUT)
 
 test: $(STAMP)  ## Install and run the tests (minutes, two cores, no network)
-	$(VENV)/bin/python -m pytest -q -m "not slow"
+	$(VENV)/bin/python -m pytest -q -m "not slow" -n 2 --dist loadfile
 
 test-all: $(STAMP)  ## All tests, the slow ones included
-	$(VENV)/bin/python -m pytest -q
+	$(VENV)/bin/python -m pytest -q -m "not slow" -n 2 --dist loadfile
+	$(VENV)/bin/python -m pytest -q -m slow
 
 lint: $(STAMP)  ## Style and types
 	$(VENV)/bin/ruff check .

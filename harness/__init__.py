@@ -5,11 +5,13 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from harness.export import load_exported
     from harness.importing.loading import load_model
     from harness.trained import TrainedModel, TrainedTrial, load_trial
 
 __version__ = "0.1.0"
-__all__ = ["TrainedModel", "TrainedTrial", "load_model", "load_trial"]
+__all__ = ["TrainedModel", "TrainedTrial", "load_exported", "load_model", "load_trial"]
+PLACES = {"load_exported": "harness.export", "load_model": "harness.importing.loading"}
 
 
 def __getattr__(name: str) -> Any:
@@ -18,4 +20,4 @@ def __getattr__(name: str) -> Any:
         raise AttributeError(f"module '{__name__}' has no attribute '{name}'")
     from importlib import import_module
 
-    return getattr(import_module("harness.importing.loading" if name == "load_model" else "harness.trained"), name)
+    return getattr(import_module(PLACES.get(name, "harness.trained")), name)

@@ -1,26 +1,31 @@
-"""The adapter: the file that turns a trial's base weights into its trained model, and the card that describes it.
+"""The adapter: the files that turn a trial's base weights into its trained model, and the card that describes them.
 
-    OUTPUT/trials/ID/adapter/   adapter_model.safetensors, adapter_config.json
+    OUTPUT/trials/ID/adapter/   adapter_model.safetensors, head.safetensors, adapter_config.json
 
-A training writes both (`pack`), harness.trained reads them (`read_card`, `fill`).
+A training writes them (`pack`), harness.trained reads them (`read_card`, `unpack`, `fill`). Where HF `peft` has the
+same tuner (LoRA), it can read the first and the last onto the bare encoder, too: the tensors have its names then, and
+the card its keys beside ours.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import json
+import re
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
 from pydantic import BaseModel, ConfigDict, ValidationError
-from safetensors.torch import save
+from safetensors.torch import load, save
 from torch import Tensor, nn
 
+import harness
 from harness.build import build
 from harness.data.dataset import Dataset, PointClouds, Split
 from harness.errors import UserError
-from harness.method import Attached
+from harness.method import Attached, Method
 from harness.trial import Trial
 
 
@@ -39,7 +44,8 @@ class AdapterCard(BaseModel):
     normalised: bool
     base_weights: str | None
     """SHA-256 of the file that the tensors belong on; None with random weights."""
-    tensors: tuple[str, ...]
+    versions: dict[str, str]
+    """Of what wrote it: harness, torch."""
 
     def dataset(self) -> Dataset:
         """The trial's dataset as far as the adapter knows it: a declaration without clouds."""
@@ -79,10 +85,40 @@ def untrained(trial: Trial, *, train_items: int) -> tuple[Attached, str | None]:
     return attached, digests.get("weights")
 
 
-def pack(attached: Attached, trial: Trial, *, train_items: int) -> tuple[bytes, AdapterCard]:
-    """The bytes of the adapter file, and its card.
+@dataclass(frozen=True)
+class Packed:
+    """The contents of the three files."""
 
-    The file holds all trainable tensors, and every other one that a reader would not get by building the model anew.
+    adapter: bytes
+    head: bytes
+    card: AdapterCard
+    peft: dict[str, Any]
+    """What HF peft's card says, where it has the method's tuner."""
+
+    def described(self) -> str:
+        """The content of adapter_config.json."""
+        return json.dumps({"harness": self.card.model_dump(mode="json")} | self.peft, indent=1)
+
+
+HEAD = "head."
+"""How the names of the head's tensors begin."""
+PEFT = "base_model.model."
+"""How HF peft begins the names of tensors in its files."""
+
+
+def file_name(name: str, method: Method) -> str:
+    """What a tensor of a classifier is called in the files."""
+    if name.startswith(HEAD) or method.peft_config() is None:
+        return name
+    for pattern, replacement in ((r"^encoder\.", PEFT), *method.peft_names):
+        name = re.sub(pattern, replacement, name)
+    return name
+
+
+def pack(attached: Attached, trial: Trial, *, train_items: int) -> Packed:
+    """The contents of the adapter's files.
+
+    They hold all trainable tensors, and every other one that a reader would not get by building the model anew.
     Which those are is not reasoned out but tried: the model is built once more, under another seed, and what differs
     is kept. So whatever was drawn at random (a frozen class token, which no pre-training has), filled from the data
     or changed by training (statistics, banks) is in, without a seed being part of the format; and what equals the base
@@ -95,9 +131,10 @@ def pack(attached: Attached, trial: Trial, *, train_items: int) -> tuple[bytes, 
         for name, value in sorted(tensors(attached.model).items())
         if name in attached.trainable or name not in rebuilt or not torch.equal(value.cpu(), rebuilt[name])
     }
-    content = save(
-        {name: value.contiguous().clone() for name, value in kept.items()}, metadata={"trial": trial.identity}
-    )
+    files: tuple[dict[str, Tensor], dict[str, Tensor]] = ({}, {})
+    for name, value in kept.items():
+        files[name.startswith(HEAD)][file_name(name, trial.method)] = value.contiguous().clone()
+    adapter, head = (save(file, metadata={"trial": trial.identity}) for file in files)
     card = AdapterCard(
         trial=trial.identity,
         spec=trial.spec(),
@@ -107,9 +144,18 @@ def pack(attached: Attached, trial: Trial, *, train_items: int) -> tuple[bytes, 
         up=trial.dataset.up,
         normalised=trial.dataset.normalised,
         base_weights=base_weights,
-        tensors=tuple(kept),
+        versions={"harness": harness.__version__, "torch": torch.__version__},
     )
-    return content, card
+    return Packed(adapter, head, card, trial.method.peft_config() or {})
+
+
+def unpack(contents: Iterable[bytes], attached: Attached, method: Method) -> dict[str, Tensor]:
+    """The tensors of the files by their names in the model; what is unknown there keeps its name.
+
+    Raises SafetensorError.
+    """
+    ours = {file_name(name, method): name for name in tensors(attached.model)}
+    return {ours.get(name, name): value for content in contents for name, value in load(content).items()}
 
 
 def tensors(model: nn.Module) -> dict[str, Tensor]:
@@ -137,11 +183,12 @@ def fill(attached: Attached, state: Mapping[str, Tensor]) -> str | None:
 def read_card(path: Path) -> AdapterCard:
     """The card at a path. Raises UserError when it is missing or damaged."""
     try:
-        return AdapterCard.model_validate_json(path.read_bytes())
+        read = json.loads(path.read_bytes())
+        return AdapterCard.model_validate(read.get("harness") if isinstance(read, dict) else None)
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror}); it belongs beside the adapter") from None
-    except ValidationError as error:
-        first = error.errors()[0]
+    except (ValueError, RecursionError) as error:
+        first = error.errors()[0] if isinstance(error, ValidationError) else {"loc": (), "msg": "no JSON"}
         where = ".".join(map(str, first["loc"])) or "file"
         raise UserError(
             f"{path}: damaged, or not of this version of the harness ({where}: {first['msg']}); "

@@ -35,6 +35,8 @@ class Progress:
     """Epochs done."""
     best: float | None = None
     """Validation accuracy of the best epoch so far, where one is chosen by it."""
+    best_on_test: float | None = None
+    """The best accuracy on the test split so far, where the papers' number is asked for."""
     seconds: float = 0.0
     """Spent so far, in this and earlier processes."""
     startup: float | None = None

@@ -14,7 +14,7 @@ import psutil
 
 from harness.result import UNFINISHED
 from harness.store import Store
-from harness.trial_folder import ADAPTER, CHECKPOINT, TrialFolder
+from harness.trial_folder import ADAPTER, ADAPTER_HEAD, CHECKPOINT, TrialFolder
 
 SCRATCH = "harness-tune-"
 
@@ -65,8 +65,9 @@ def _litter(folder: TrialFolder, *, checkpoints: bool, adapters: bool) -> Iterat
         return
     if checkpoints and (folder.path / CHECKPOINT).is_file():
         yield Litter(folder.path / CHECKPOINT, _size(folder.path / CHECKPOINT), "checkpoint of a trial that has ended")
-    if adapters and result.status == "done" and (folder.path / ADAPTER).is_file():
-        yield Litter(folder.path / ADAPTER, _size(folder.path / ADAPTER), "adapter")
+    for file in (ADAPTER, ADAPTER_HEAD) if adapters and result.status == "done" else ():
+        if (folder.path / file).is_file():
+            yield Litter(folder.path / file, _size(folder.path / file), "adapter")
 
 
 def scratch_prefix() -> str:

@@ -37,11 +37,14 @@ def describe_method(name: str, *, backbone: str, preset: str, classes: int, sett
 
 
 def describe_dataset(name: str) -> dict[str, Any]:
-    """A dataset's declaration, and what is missing of it here (None when all is there)."""
+    """A dataset's declaration, what is missing of it here (None when all is there), and its size on disk."""
     declared = registry.get("datasets", name)
-    keys = ("name", "version", "train_items", "test_items", "points", "up", "normalised", "licence", "source")
+    keys = ("name", "task", "version", "train_items", "test_items", "points", "up", "normalised", "licence", "source")
     found = {key: getattr(declared, key) for key in keys}
-    return found | {"classes": list(declared.classes), "missing": declared.missing(data_root())}
+    root = data_root()
+    missing = declared.missing(root)
+    size = None if missing else sum(path.stat().st_size for path in declared.sources(root))
+    return found | {"classes": list(declared.classes), "missing": missing, "bytes": size}
 
 
 def describe_weights(name: str) -> dict[str, Any]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -14,9 +14,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from harness.data.splits import Split, test_batches
+from harness.data.augment import augmentation
+from harness.data.sampling import candidates, random_subset
+from harness.data.splits import Split, batches, test_batches
 from harness.result import Metrics
-from harness.trial import Trial
+from harness.trial import Seeds, Trial
 
 
 @dataclass(frozen=True)
@@ -43,7 +45,13 @@ class Evaluation:
         hits = self.prediction == self.label
         return float(np.mean([hits[self.label == c].mean() for c in np.unique(self.label)]))
 
-    def metrics(self, *, validation_accuracy: float | None = None) -> Metrics:
+    def metrics(
+        self,
+        *,
+        validation_accuracy: float | None = None,
+        accuracy_best_on_test: float | None = None,
+        accuracy_vote: float | None = None,
+    ) -> Metrics:
         """As results keep them."""
         return Metrics(
             accuracy=self.accuracy,
@@ -52,6 +60,8 @@ class Evaluation:
             total=len(self.label),
             loss=self.loss if math.isfinite(self.loss) else None,
             validation_accuracy=validation_accuracy,
+            accuracy_best_on_test=accuracy_best_on_test,
+            accuracy_vote=accuracy_vote,
         )
 
 
@@ -83,19 +93,51 @@ class OneProcess:
 @torch.no_grad()
 def evaluate(model: nn.Module, split: Split, trial: Trial, processes: Processes) -> Evaluation:
     """Predict every item of a split exactly once, gathered by index. Raises RuntimeError if any was missed."""
+    return _judged(_scores(model, test_batches(split, trial), len(split), processes), split.labels)
+
+
+@torch.no_grad()
+def vote(model: nn.Module, split: Split, trial: Trial, processes: Processes) -> Evaluation:
+    """Predict every item of a split, as stored, from its scores' mean over `protocol.vote` passes (`test_vote`).
+
+    A pass sees another random subset of the points and another augmentation, that of training. The official code makes
+    299 such votes and keeps the best on the test split; this makes one. What is drawn depends on dataset and seed
+    index, not on the method or the batch size: it is drawn for the whole split at once.
+    """
+    assert trial.data.points is not None and not split.sampled
+    count, rule = trial.data.points, trial.data.sampling
+    generator = torch.Generator(device=split.points.device)
+    generator.manual_seed(Seeds.of(trial.dataset.name, trial.seed).vote)
+    augment = augmentation(trial.train.augment, up=trial.dataset.up)
+    kept = torch.cat([candidates(clouds, count, rule) for _, clouds in batches(split.points)])
+    scores = torch.zeros((), device=split.labels.device)
+    for _ in range(trial.protocol.vote):
+        clouds = augment(random_subset(kept, count, generator), generator)
+        scores = scores + _scores(model, batches(clouds), len(split), processes)
+    return _judged(scores / trial.protocol.vote, split.labels)
+
+
+def _scores(
+    model: nn.Module, clouds_by_index: Iterable[tuple[Tensor, Tensor]], items: int, processes: Processes
+) -> Tensor:
+    """(items, K) float32, from (indices, clouds) that hold every item at least once."""
     model.eval()
-    seen = torch.zeros(len(split), dtype=torch.bool, device=split.labels.device)
-    prediction = torch.zeros(len(split), dtype=torch.long, device=split.labels.device)
-    loss = torch.zeros((), device=split.labels.device)
-    for indices, clouds in test_batches(split, trial):
+    found: list[tuple[Tensor, Tensor]] = []
+    for indices, clouds in clouds_by_index:
         with processes.autocast():
             scores = model(clouds).float()
-        indices, guess, part = processes.gather(
-            (indices, scores.argmax(1), F.cross_entropy(scores, split.labels[indices], reduction="sum")[None])
-        )
-        seen[indices] = True
-        prediction[indices] = guess
-        loss += part.sum()
+        places, rows = processes.gather((indices, scores))
+        found.append((places, rows))
+    places, rows = torch.cat([indices for indices, _ in found]), torch.cat([scores for _, scores in found])
+    seen = torch.zeros(items, dtype=torch.bool, device=rows.device)
+    seen[places] = True
     if not bool(seen.all()):
-        raise RuntimeError(f"evaluation missed {int((~seen).sum())} of {len(split)} items")
-    return Evaluation(prediction.cpu().numpy(), split.labels.cpu().numpy(), loss.item() / len(split))
+        raise RuntimeError(f"evaluation missed {int((~seen).sum())} of {items} items")
+    ordered = torch.empty(items, rows.shape[1], device=rows.device)
+    ordered[places] = rows
+    return ordered
+
+
+def _judged(scores: Tensor, labels: Tensor) -> Evaluation:
+    loss = F.cross_entropy(scores, labels)
+    return Evaluation(scores.argmax(1).cpu().numpy(), labels.cpu().numpy(), loss.item())

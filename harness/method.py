@@ -63,6 +63,9 @@ class Method(BaseModel, ABC):
     official_names_after: ClassVar[Renames] = ()
     """Renames applied last, where the method's official code calls parts of the encoder otherwise."""
 
+    peft_names: ClassVar[Renames] = ()
+    """Renames from this method's parameter names to those in HF peft's files, where it has the same tuner."""
+
     pool: Annotated[tuple[Pool, ...], Field(min_length=1)] | None = None
     """What the head sees, concatenated in this order; the backbone's own choice when not given."""
 
@@ -73,6 +76,17 @@ class Method(BaseModel, ABC):
     def on(self, backbone: Backbone) -> Self:
         """These settings with what they leave to the backbone filled in; the same again when called twice."""
         return self if self.pool is not None else self.model_copy(update={"pool": backbone.pool})
+
+    def peft_config(self) -> dict[str, Any] | None:
+        """The adapter_config.json with which HF peft reads this method's adapter; None where it has no such tuner."""
+        return None
+
+    def merged(self, encoder: nn.Module) -> Encoder | None:
+        """The plain encoder that computes what a trained one does; None where that takes more than other weights.
+
+        `encoder` is what `adapt` returned, trained; it may be taken apart.
+        """
+        return None
 
     def problems(self, backbone: Backbone) -> list[str]:
         """What makes these settings, filled in, impossible on a backbone; empty when they fit."""
@@ -92,12 +106,10 @@ class Method(BaseModel, ABC):
 
 def misfits(method: Method, backbone: Backbone) -> list[str]:
     """Why a method, with its settings filled in, is not defined on a backbone; empty when it is."""
-    if backbone.hierarchical and "class" in (method.pool or ()):
-        return [
-            "pool asks for the class token, and this backbone has none; use mean and max",
-            *method.problems(backbone),
-        ]
-    return method.problems(backbone)
+    found = method.problems(backbone)
+    if not found and backbone.hierarchical and "class" in (method.pool or ()):
+        return ["pool asks for the class token, and this backbone has none; use mean and max"]
+    return found
 
 
 @dataclass(frozen=True)

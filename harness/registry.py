@@ -131,8 +131,8 @@ def _misfit(kind: Kind, plugin: Any) -> str | None:
 
             return None if isinstance(plugin, type) and issubclass(plugin, Backbone) else "a subclass of Backbone"
         case "datasets":
-            from harness.data.dataset import Dataset
+            from harness.data.dataset import Declaration
 
-            return None if isinstance(plugin, Dataset) else "an instance of a Dataset"
+            return None if isinstance(plugin, Declaration) else "an instance of a Dataset"
         case "reporters":
             return None if callable(plugin) else "a function write(results, path)"

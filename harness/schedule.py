@@ -120,7 +120,7 @@ def planned_order(jobs: Sequence[Job], seconds_per_step: dict[str, float]) -> li
         trial = job.trial
         if trial.baseline is not None:
             return 0.0
-        return trial.train.epochs * trial.dataset.train_items * seconds_per_step.get(trial.identity, 1.0)
+        return trial.train.passes * trial.dataset.train_items * seconds_per_step.get(trial.identity, 1.0)
 
     return sorted(jobs, key=cost, reverse=True)
 

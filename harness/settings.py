@@ -66,11 +66,14 @@ class Train(Section):
     """AdamW's; vectors and the class token have none."""
     warmup_epochs: NonNegativeInt = 10
     """Epochs of linear warm-up."""
-    schedule: Literal["cosine"] = "cosine"
+    schedule: Literal["cosine", "paper"] = "cosine"
+    """Of the rate. `paper`: set once per epoch and an epoch late, so that two epochs run at the lowest rate; one epoch
+    more than `epochs` is run (docs/protocol.md)."""
     clip_norm: Positive = 10.0
     """Gradients are clipped to this global norm."""
-    augment: Literal["none", "scale_translate", "rotate"] = "scale_translate"
-    """Of training clouds: a scale and a shift per axis, or a turn about the vertical axis."""
+    augment: Literal["none", "scale_translate", "rotate", "scale_rotate"] = "scale_translate"
+    """Of training clouds: a scale and a shift per axis, a turn about the vertical axis, or a slight scale per axis and
+    one turn for the whole batch (Point-PEFT's for PB_T50_RS)."""
     drop_path: Fraction = 0.1
     """Largest probability of leaving out a block's branch; it grows from 0 with depth."""
     head_dropout: Fraction = 0.5
@@ -78,16 +81,25 @@ class Train(Section):
     label_smoothing: Fraction = 0.0
     """Share of a target that the wrong classes get, evenly (Point-BERT 0.2, Point-M2AE on ModelNet40 0.3)."""
 
+    @property
+    def passes(self) -> int:
+        """Passes over the training split that are run: with `schedule: paper` one more than `epochs`."""
+        return self.epochs + (self.schedule == "paper")
+
 
 class Protocol(Section):
     """How a model is chosen and measured (docs/protocol.md)."""
 
-    selection: Literal["last", "validation"] = "last"
-    """The last epoch's model, or the best one's on a validation split (needs `validation_fraction`)."""
+    selection: Literal["last", "validation", "paper"] = "last"
+    """The model that is tested: the last epoch's, or the best one's on a validation split (needs
+    `validation_fraction`). `paper`: the last epoch's, and beside it the papers' number, the best on the test split."""
     validation_fraction: Annotated[float, Field(ge=0, le=0.5)] = 0.0
     """Part of the training split held out, by a fixed seed per dataset."""
-    vote: Literal[0] = 0
-    """Voting is not built yet."""
+    validation_seed: Annotated[NonNegativeInt, Field(exclude_if=lambda seed: seed == 0)] = 0
+    """Another number holds out other items. Part of the identity where it is not 0."""
+    vote: Annotated[int, Field(ge=0, le=1000)] = 0
+    """Passes over the test split with random points and the training augmentation, whose scores are averaged for a
+    number beside the accuracy (the papers': 10)."""
     frozen_batchnorm: Literal["batch", "running"] = "batch"
     """Batch norms without trainable parameters: batch statistics, as the papers' code does, or running ones."""
 

@@ -260,6 +260,9 @@ class _Resolver:
         for index, name in enumerate(data.get("datasets") or [] if isinstance(data.get("datasets"), list) else []):
             if isinstance(name, str) and name not in registry.names("datasets"):
                 self._problem(("datasets", index), f"datasets.{index}", registry.explain_unknown("datasets", name))
+            elif isinstance(name, str) and (task := registry.get("datasets", name).task) != "classification":
+                hint = "suites train on classification; `harness data list` shows what each dataset is for"
+                self._problem(("datasets", index), f"datasets.{index}", f"'{name}' is for {task}; {hint}")
         for kind in ("methods", "backbones"):
             entries = data.get(kind)
             for label, settings in entries.items() if isinstance(entries, dict) else ():

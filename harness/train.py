@@ -13,6 +13,7 @@ import hashlib
 import math
 import time
 import traceback
+from collections.abc import Callable
 from dataclasses import asdict
 from typing import Any
 
@@ -28,9 +29,9 @@ from harness.build import build, set_training
 from harness.checkpoint import NotResumable, Pace, Progress, Streams, pack, resume
 from harness.data.augment import augmentation
 from harness.data.sampling import train_points
-from harness.data.splits import Split, load_splits, test_batches
+from harness.data.splits import Split, at_test, load_splits, test_batches
 from harness.errors import UserError
-from harness.evaluation import Evaluation, evaluate
+from harness.evaluation import Evaluation, evaluate, vote
 from harness.measure.environment import code_digest, cpu_name, environment, libraries
 from harness.measure.memory import NO_GPU, NOT_YET, MemoryWindow
 from harness.measure.steps import StepTimer
@@ -40,7 +41,16 @@ from harness.result import Memory as MemoryRecord
 from harness.result import Parameters, Result, Status, Storage, Time
 from harness.settings import Train
 from harness.trial import Seeds, Trial
-from harness.trial_folder import ADAPTER, ADAPTER_CARD, CHECKPOINT, CannotWrite, LeaseLost, TrialWriter, failure
+from harness.trial_folder import (
+    ADAPTER,
+    ADAPTER_CARD,
+    ADAPTER_HEAD,
+    CHECKPOINT,
+    CannotWrite,
+    LeaseLost,
+    TrialWriter,
+    failure,
+)
 
 MINIMUM_RATE = 1e-6
 
@@ -63,7 +73,7 @@ def run_trial(trial: Trial, writer: TrialWriter, *, git: str | None = None) -> R
         status, error = _failure_class(problem)
         result = failure(trial.identity, trial.spec(), status=status, error=error)
     result.reasons = explain_nulls(result)
-    drop = {"all": (), "adapter": (CHECKPOINT,), "none": (CHECKPOINT, ADAPTER)}[trial.keep]
+    drop = {"all": (), "adapter": (CHECKPOINT,), "none": (CHECKPOINT, ADAPTER, ADAPTER_HEAD)}[trial.keep]
     writer.finish(result, drop=drop if result.status == "done" else ())
     return result
 
@@ -100,12 +110,33 @@ def explain_nulls(result: Result) -> dict[str, str]:
 
 
 def learning_rate(settings: Train, step: int, steps_per_epoch: int) -> float:
-    """Cosine schedule with linear warm-up, per step: from 1e-6 up to the rate, then down to 1e-6."""
+    """The rate of a step, from 1e-6 up to the highest and down to 1e-6, by `train.schedule`."""
+    return SCHEDULES[settings.schedule](settings, step, steps_per_epoch)
+
+
+def _cosine(settings: Train, step: int, steps_per_epoch: int) -> float:
+    """Per step: linear warm-up, then half a cosine over what is left."""
     warmup, total = settings.warmup_epochs * steps_per_epoch, settings.epochs * steps_per_epoch
     span = settings.learning_rate - MINIMUM_RATE
     if step < warmup:
         return MINIMUM_RATE + span * (step + 1) / warmup
     return MINIMUM_RATE + span * 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, total - warmup)))
+
+
+def _paper(settings: Train, step: int, steps_per_epoch: int) -> float:
+    """Per epoch: timm 0.4.5's CosineLRScheduler as the official runners step it, at an epoch's end by its number.
+
+    Epoch e so trains with the rate of e - 1, and the first two with the lowest. The cosine is that of the whole
+    training, warm-up included: after it the rate is a little under the highest.
+    """
+    epoch = max(0, step // steps_per_epoch - 1)
+    span = settings.learning_rate - MINIMUM_RATE
+    if epoch < settings.warmup_epochs:
+        return MINIMUM_RATE + span * epoch / settings.warmup_epochs
+    return MINIMUM_RATE + span * 0.5 * (1 + math.cos(math.pi * epoch / settings.epochs))
+
+
+SCHEDULES: dict[str, Callable[[Train, int, int], float]] = {"cosine": _cosine, "paper": _paper}
 
 
 class Training:
@@ -117,12 +148,15 @@ class Training:
         precision = trial.resources.precision
         self.accelerator = Accelerator(mixed_precision="no" if precision == "fp32" else precision)
         self.device = self.accelerator.device
-        self.train, self.test, self.validation, data_digest = load_splits(trial, self.device)
+        self.train, test, validation, data_digest = load_splits(trial, self.device)
         if len(self.train) < self.settings.batch_size:
             raise UserError(
                 f"{trial.dataset.name} has {len(self.train)} training clouds, "
                 f"fewer than train.batch_size {self.settings.batch_size}"
             )
+        self.test = at_test(test, trial)
+        self.validation = at_test(validation, trial) if validation is not None else None
+        self.voted = test if trial.protocol.vote else None
         self.steps = len(self.train) // self.settings.batch_size
         self.attached, digests = build(trial, device=self.device, train_items=len(self.train), train=self.train)
         self.digests = digests | {"data": data_digest}
@@ -152,14 +186,14 @@ class Training:
                 streams=self.streams,
                 scaler=self.accelerator.scaler,
             )
-            print(f"going on after epoch {progress.epoch} of {self.settings.epochs}")  # noqa: T201
+            print(f"going on after epoch {progress.epoch} of {self.settings.passes}")  # noqa: T201
         except NotResumable as reason:
             if str(reason):
                 print(f"starting anew: {reason}")  # noqa: T201
             if self.attached.before_training is not None:
                 self.attached.before_training(clouds for _, clouds in test_batches(self.train, self.trial))
             self.streams.seed(seeds.dropout)
-        self.writer.begin(epochs=self.settings.epochs, resumed=progress.epoch or None)
+        self.writer.begin(epochs=self.settings.passes, resumed=progress.epoch or None)
         return progress
 
     def _fingerprint(self) -> dict[str, Any]:
@@ -180,7 +214,7 @@ class Training:
         if self.progress.startup is None:
             self.progress.startup = time.perf_counter() - self.began
         earlier, pace = self.progress.seconds, Pace()
-        for epoch in range(self.progress.epoch, self.settings.epochs):
+        for epoch in range(self.progress.epoch, self.settings.passes):
             row = self._epoch(epoch)
             self._validate(epoch, row)
             self.writer.log_metrics(row)
@@ -229,15 +263,21 @@ class Training:
         return {"epoch": epoch, "time": time.time(), "train/loss": mean, "train/rate": rate}
 
     def _validate(self, epoch: int, row: dict[str, Any]) -> None:
-        """Validation accuracy where the protocol asks for it, and the best epoch's model so far."""
-        choosing = self.trial.protocol.selection == "validation"
-        if self.validation is None or not (choosing or epoch + 1 == self.settings.epochs):
+        """What the protocol asks of an epoch: the best model so far by validation, or the papers' best on test."""
+        selection = self.trial.protocol.selection
+        if selection == "paper":  # chooses nothing: the number goes into a column of its own
+            row["test/accuracy"] = self._accuracy(self.test)
+            self.progress.best_on_test = max(self.progress.best_on_test or 0.0, row["test/accuracy"])
+        choosing = selection == "validation"
+        if self.validation is None or not (choosing or epoch + 1 == self.settings.passes):
             return
-        self.memory.end_training()
-        accuracy = evaluate(self.model, self.validation, self.trial, self.accelerator).accuracy
-        row["validation/accuracy"] = accuracy
+        accuracy = row["validation/accuracy"] = self._accuracy(self.validation)
         if choosing and (self.progress.best is None or accuracy > self.progress.best):
             self.progress.best, self.best = accuracy, self.attached.snapshot()
+
+    def _accuracy(self, split: Split) -> float:
+        self.memory.end_training()
+        return evaluate(self.model, split, self.trial, self.accelerator).accuracy
 
     def _checkpoint(self) -> None:
         self.progress.times, self.progress.peaks = self.timer.times(), self.memory.peaks()
@@ -262,8 +302,11 @@ class Training:
         outcome = evaluate(self.model, self.test, trial, self.accelerator)
         evaluation_time = time.perf_counter() - clock
         memory.end_evaluation()
-        self.writer.write_predictions(prediction=outcome.prediction, label=outcome.label)
-        host_peak = memory.host_peak  # before the adapter is made, which is no part of training or evaluation
+        host_peak = memory.host_peak  # before what is no part of training or evaluation: votes, making the adapter
+        ballot = vote(self.model, self.voted, trial, self.accelerator) if self.voted is not None else None
+        self.writer.write_predictions(
+            prediction=outcome.prediction, label=outcome.label, vote=ballot.prediction if ballot is not None else None
+        )
         size = self._save_adapter()
         times = self.timer.median()
         keys = ("train_peak", "train_reserved", "device", "eval_peak", "total_peak")
@@ -272,7 +315,11 @@ class Training:
             id=trial.identity,
             spec=trial.spec(),
             status="done",
-            metrics=outcome.metrics(validation_accuracy=chosen),
+            metrics=outcome.metrics(
+                validation_accuracy=chosen,
+                accuracy_best_on_test=self.progress.best_on_test,
+                accuracy_vote=ballot.accuracy if ballot is not None else None,
+            ),
             parameters=Parameters(**asdict(self.attached.counts)),
             memory=MemoryRecord(
                 train_peak=memory.train_peak,
@@ -298,12 +345,13 @@ class Training:
         )
 
     def _save_adapter(self) -> int:
-        """Write what turns the base weights into the trained model (harness.adapter). Returns the file's size."""
-        content, card = pack_adapter(self.attached, self.trial, train_items=len(self.train))
-        self.writer.write_file(ADAPTER, content)
-        self.writer.write_file(ADAPTER_CARD, card.model_dump_json(indent=1))
-        self.digests["adapter"] = hashlib.sha256(content).hexdigest()
-        return len(content)
+        """Write what turns the base weights into the trained model (harness.adapter). Returns the files' size."""
+        packed = pack_adapter(self.attached, self.trial, train_items=len(self.train))
+        self.writer.write_file(ADAPTER_CARD, packed.described())
+        for name, file, content in (("adapter", ADAPTER, packed.adapter), ("head", ADAPTER_HEAD, packed.head)):
+            self.writer.write_file(file, content)
+            self.digests[name] = hashlib.sha256(content).hexdigest()
+        return len(packed.adapter) + len(packed.head)
 
 
 def _baseline(trial: Trial, writer: TrialWriter, git: str | None) -> Result:

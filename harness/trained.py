@@ -22,11 +22,10 @@ import numpy.typing as npt
 import torch
 from pydantic import ValidationError
 from safetensors import SafetensorError
-from safetensors.torch import load
 from torch import Tensor
 
 from harness import registry
-from harness.adapter import fill, read_card, untrained
+from harness.adapter import fill, read_card, unpack, untrained
 from harness.atomic import read_json
 from harness.data.dataset import Dataset
 from harness.data.reading import read_files
@@ -39,8 +38,10 @@ from harness.models.weights import data_root
 from harness.result import UNFINISHED, Result
 from harness.store import Store
 from harness.trial import Trial, identity_of
-from harness.trial_folder import ADAPTER, ADAPTER_CARD, TrialFolder
+from harness.trial_folder import ADAPTER, ADAPTER_CARD, ADAPTER_HEAD, TrialFolder
 
+FILES = {"adapter": ADAPTER, "head": ADAPTER_HEAD}
+"""The files that hold tensors, by the names of their digests."""
 PRECISIONS = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
@@ -228,7 +229,7 @@ def load_trial(
     place = usable_device(device)
     path = _find(trial, Path(output))
     result = _result(path)
-    content = _adapter(path, result)
+    contents = [_content(path / file, result.digests.get(name)) for name, file in FILES.items()]
     card = read_card(path / ADAPTER_CARD)
     if (card.trial, card.spec, card.base_weights) != (result.id, result.spec, result.digests.get("weights")):
         raise UserError(f"{path / ADAPTER_CARD}: is not of trial {result.id}; get the whole folder again")
@@ -242,7 +243,11 @@ def load_trial(
             f"trial {result.id} ({path}) was trained on other weights '{resolved.backbone.weights}': SHA-256 "
             f"{str(card.base_weights)[:12]}…, here {str(weights)[:12]}…; put those in place that it was trained on"
         )
-    if misfit := fill(attached, _tensors(content, path / ADAPTER)):
+    try:
+        state = unpack(contents, attached, resolved.method)
+    except SafetensorError as error:
+        raise UserError(f"{path / ADAPTER.parent}: cannot be read as safetensors: {error}") from None
+    if misfit := fill(attached, state):
         raise UserError(
             f"{path / ADAPTER}: {misfit}; method '{resolved.method_name}' or the harness has changed since then, "
             "without saying so in its version"
@@ -300,9 +305,8 @@ def _result(path: Path) -> Result:
     return result
 
 
-def _adapter(path: Path, result: Result) -> bytes:
-    """The adapter file's bytes. Raises UserError when it is not there, or not the one that the trial wrote."""
-    file = path / ADAPTER
+def _content(file: Path, recorded: str | None) -> bytes:
+    """A file's bytes. Raises UserError when it is not there, or not the one that the trial wrote."""
     try:
         content = file.read_bytes()
     except FileNotFoundError:
@@ -313,16 +317,9 @@ def _adapter(path: Path, result: Result) -> bytes:
     except OSError as error:
         raise UserError(f"{file}: cannot be read ({error.strerror})") from None
     digest = hashlib.sha256(content).hexdigest()
-    if digest != result.digests.get("adapter"):
+    if digest != recorded:
         raise UserError(
             f"{file}: damaged or replaced: SHA-256 {digest[:12]}…, and result.json says "
-            f"{str(result.digests.get('adapter'))[:12]}…; get it again, or run the trial again into another --output"
+            f"{str(recorded)[:12]}…; get it again, or run the trial again into another --output"
         )
     return content
-
-
-def _tensors(content: bytes, file: Path) -> dict[str, Tensor]:
-    try:
-        return load(content)
-    except SafetensorError as error:
-        raise UserError(f"{file}: cannot be read as safetensors: {error}") from None

@@ -171,15 +171,17 @@ class Seeds:
     order: int
     augmentation: int
     dropout: int
+    vote: int
 
     @classmethod
     def of(cls, dataset: str, seed: int) -> Self:
         """Streams for a dataset and a seed index."""
         key = int.from_bytes(hashlib.sha256(dataset.encode()).digest()[:4], "big")
-        streams = np.random.SeedSequence(entropy=seed, spawn_key=(key,)).generate_state(4)
+        streams = np.random.SeedSequence(entropy=seed, spawn_key=(key,)).generate_state(5)
         return cls(*(int(stream) for stream in streams))
 
 
-def validation_seed(dataset: str) -> int:
-    """The seed that carves the validation split: one per dataset, the same for every trial."""
-    return int.from_bytes(hashlib.sha256(f"validation {dataset}".encode()).digest()[:4], "big")
+def validation_seed(dataset: str, index: int = 0) -> int:
+    """The seed that carves the validation split: one per dataset and `protocol.validation_seed`, for every trial."""
+    name = f"validation {dataset}" + (f" {index}" if index else "")
+    return int.from_bytes(hashlib.sha256(name.encode()).digest()[:4], "big")

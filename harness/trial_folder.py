@@ -37,6 +37,7 @@ SILENCE = 60.0
 """Seconds without a sign of life after which a process on another host is given up. It gives one every few seconds."""
 CHECKPOINT = "checkpoint.safetensors"
 ADAPTER = Path("adapter") / "adapter_model.safetensors"
+ADAPTER_HEAD = ADAPTER.with_name("head.safetensors")
 ADAPTER_CARD = ADAPTER.with_name("adapter_config.json")
 
 
@@ -293,10 +294,17 @@ class TrialWriter:
         with self._writing(), (self.path / "metrics.jsonl").open("a") as file:
             file.write(json.dumps(row) + "\n")
 
-    def write_predictions(self, *, prediction: npt.NDArray[np.integer], label: npt.NDArray[np.integer]) -> None:
-        """Per-item test predictions, ordered by item index; int16."""
+    def write_predictions(
+        self,
+        *,
+        prediction: npt.NDArray[np.integer],
+        label: npt.NDArray[np.integer],
+        vote: npt.NDArray[np.integer] | None = None,
+    ) -> None:
+        """Per-item test predictions, ordered by item index, and those by vote where there was one; int16."""
+        columns = {"prediction": prediction, "label": label} | ({"vote": vote} if vote is not None else {})
         content = io.BytesIO()
-        np.savez_compressed(content, prediction=prediction.astype(np.int16), label=label.astype(np.int16))
+        np.savez_compressed(content, allow_pickle=False, **{name: c.astype(np.int16) for name, c in columns.items()})
         self.write_file("predictions.npz", content.getvalue())
 
     def write_file(self, name: str | Path, content: bytes | str) -> None:

@@ -1,228 +1,101 @@
 """Point-PEFT: prompts enriched by a memory bank, bottleneck adapters, and local aggregation over neighbouring patches.
 
-Tang et al., AAAI 2024, arXiv 2310.03059; official `MAE/models/Point_MAE.py`, class PointTransformer_best. The
-default is the method without the accidents of its published code: there, early blocks read rows of other samples
-of the batch, interpolate at the wrong centres, and declare parameters that never train. `official_quirks` brings
-all of that back (docs/methods.md lists it). The memory bank, whose builder was never released, holds the query
-feature of every training cloud.
+Tang et al., AAAI 2024, arXiv 2310.03059; official `MAE/models/Point_MAE.py`, class PointTransformer_best, and `M2AE/`.
+The default is the method without the accidents of its published code: there, blocks read rows of other samples of the
+batch, interpolate at the wrong centres, and declare parameters that never train. `official_quirks` brings all of that
+back (docs/methods.md lists it). The memory bank, whose builder was never released, holds the query feature of every
+training cloud. What a block becomes is in methods/point_peft_block.py.
 """
 
 from __future__ import annotations
 
 import copy
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, fields, replace
-from typing import Any
+from dataclasses import fields, replace
+from typing import Any, ClassVar, Self
 
 import torch
 from pydantic import NonNegativeFloat, NonNegativeInt, PositiveInt
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from harness.errors import UserError
 from harness.geometry import Groups, farthest_points, gather_points, group
 from harness.method import Adapted, Method, Probability, Task, Trainable
 from harness.models.backbone import Backbone
-from harness.models.encoder import Encoder, PlainEncoder
-from harness.models.tokenizer import PointwiseNorm
-from harness.models.transformer import Block, DropPath, Tokens
+from harness.models.encoder import Encoder, HierarchicalEncoder, PlainEncoder, Renames
+from harness.models.head import Pool
+from harness.models.transformer import Block, Tokens
+from methods.point_peft_block import (
+    Bottleneck,
+    GatedAdapter,
+    LocalAggregation,
+    LocalAttention,
+    Neighbourhoods,
+    PointPEFTBlock,
+    PromptedTokens,
+    Prompts,
+    ScaledAdapter,
+    aligned,
+    misaligned,
+    neighbourhoods,
+)
 
 
-@dataclass(frozen=True)
-class Neighbourhoods:
-    """Second-level grouping: S groups of m patches, and how groups spread back to patches."""
-
-    members: Tensor
-    """(B, S, m) int64 rows of the flattened (B * R, C) token table."""
-    centers: Tensor
-    """(B, S) int64 rows of the same table."""
-    spread: Tensor
-    """(B, G, S): weight of each group for each patch, rows sum to one."""
-    prompts_are_rows: bool = False
-    """Whether the table's rows are [prompts, patches] (published code, early blocks) or the patches alone."""
-
-
-@dataclass(frozen=True)
-class PromptedTokens(Tokens):
-    """Tokens that also carry what Point-PEFT's blocks share."""
-
-    early: Neighbourhoods | None = None
-    late: Neighbourhoods | None = None
-    memory: Tensor | None = None
-    """(B, P, C): query, its mixture of neighbours, and the neighbours themselves, from the memory bank."""
-
-
-def neighbourhoods(centers: Tensor, members: int, *, prompts_are_rows: bool = False) -> Neighbourhoods:
-    """Group patch centres (B, G, 3) into G/2 neighbourhoods of `members` patches, and weigh the way back.
-
-    Rows are offset by G per cloud, as published; where prompts are rows too, the table has more rows per cloud
-    than that, and the published code reads across clouds.
-    """
-    batch, total, _ = centers.shape
-    local = group(centers, total // 2, members)
-    offset = total * torch.arange(batch, device=centers.device)
-    distance = (centers[:, :, None] - local.centers[:, None]).square().sum(-1)  # (B, G, S)
-    spread = 1 / (distance + 1e-8)
-    return Neighbourhoods(
-        members=local.members + offset[:, None, None],
-        centers=local.picks + offset[:, None],
-        spread=spread / spread.sum(-1, keepdim=True),
-        prompts_are_rows=prompts_are_rows,
-    )
-
-
-class Bottleneck(nn.Module):
-    """up(dropout(quick_gelu(down x))) with quick_gelu(t) = t * sigmoid(1.702 t)."""
-
-    def __init__(self, *, dim: int, rank: int, dropout: float) -> None:
-        super().__init__()
-        self.down = nn.Linear(dim, rank)
-        self.dropout = nn.Dropout(dropout)
-        self.up = nn.Linear(rank, dim)
-        for layer in (self.down, self.up):
-            nn.init.xavier_uniform_(layer.weight)
-            nn.init.normal_(layer.bias, std=1e-6)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(B, T, C) -> (B, T, C)."""
-        h = self.down(x)
-        return self.up(self.dropout(h * torch.sigmoid(1.702 * h)))
-
-
-class LocalAttention(nn.Module):
-    """norm, then attention of small width among the m members of one neighbourhood. One, shared by all blocks."""
-
-    def __init__(self, *, dim: int, width: int, heads: int) -> None:
-        super().__init__()
-        self.heads, self.scale = heads, width**-0.5  # of the whole width, not per head, as published
-        self.norm = nn.LayerNorm(dim)
-        self.qkv = nn.Linear(dim, 3 * width, bias=False)
-        self.proj = nn.Linear(width, dim)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(R, m, C) -> (R, m, C)."""
-        rows, members, _ = x.shape
-        qkv = self.qkv(self.norm(x)).view(rows, members, 3, self.heads, -1)
-        query, key, value = qkv.permute(2, 0, 3, 1, 4)
-        mixed = F.scaled_dot_product_attention(query, key, value, scale=self.scale)
-        return self.proj(mixed.transpose(1, 2).reshape(rows, members, -1))
-
-
-class LocalAggregation(nn.Module):
-    """The geometry-aware adapter: every patch takes in what its neighbourhoods say, weighted by inverse distance."""
-
-    def __init__(self, attention: LocalAttention, *, dim: int, drop_path: DropPath, center: float) -> None:
-        super().__init__()
-        self.attention, self.drop_path, self.center = attention, drop_path, center
-        self.norm = PointwiseNorm(dim)
-
-    def forward(self, rows: Tensor, local: Neighbourhoods) -> Tensor:
-        """Token table rows (B, R, C) -> what each patch receives (B, G, C)."""
-        table = rows.flatten(0, 1)
-        members = table[local.members.flatten(0, 1)]  # (B * S, m, C)
-        members = members + self.drop_path(self.attention(members))
-        gathered = members.amax(1).view(*local.centers.shape, -1)  # (B, S, C)
-        values = F.gelu(self.norm(gathered)) + self.center * table[local.centers]
-        return local.spread @ values
-
-
-class PointPEFTBlock(nn.Module):
-    """A frozen block with its own prompts (early blocks), two adapters and local aggregation."""
-
-    def __init__(
-        self,
-        block: Block,
-        attention: LocalAttention,
-        *,
-        dim: int,
-        settings: PointPEFT,
-        prompted: bool,
-        spare: bool,
-    ) -> None:
-        super().__init__()
-        self.block, self.prompted = block, prompted
-        self.adapter_scale, self.propagate = settings.adapter_scale, settings.propagate
-        self.adapter = Bottleneck(dim=dim, rank=settings.adapter_rank, dropout=settings.adapter_dropout)
-        self.last_adapter = Bottleneck(dim=dim, rank=settings.adapter_rank, dropout=settings.adapter_dropout)
-        self.local = LocalAggregation(attention, dim=dim, drop_path=block.drop_path, center=settings.center)
-        self.prompts: nn.Parameter | None = None
-        self.bank_adapter: Bottleneck | None = None
-        if prompted or spare:
-            self.prompts = nn.Parameter(nn.init.trunc_normal_(torch.empty(settings.prompts, dim), std=0.02))
-            self.bank_adapter = Bottleneck(dim=dim, rank=settings.bank_adapter_rank, dropout=settings.adapter_dropout)
-        self.prompt_dropout = nn.Dropout(settings.prompt_dropout)
-        # The published code declares a gate per block that nothing reads.
-        self.unused_gate = nn.Parameter(torch.zeros(1)) if settings.official_quirks else None
-
-    @property
-    def spare(self) -> list[nn.Parameter]:
-        """Declared by the published code, and never trained."""
-        found = [] if self.unused_gate is None else [self.unused_gate]
-        if not self.prompted and self.prompts is not None and self.bank_adapter is not None:
-            found += [self.prompts, *self.bank_adapter.parameters()]
-        return found
-
-    @property
-    def added(self) -> list[nn.Parameter]:
-        """What this block adds, the shared attention aside."""
-        frozen = {id(p) for part in (self.block, self.local.attention) for p in part.parameters()}
-        return [p for p in self.parameters() if id(p) not in frozen]
-
-    def forward(self, tokens: PromptedTokens) -> PromptedTokens:
-        """[class, patches] -> [class, patches]; prompts live inside the block only."""
-        block = self.block
-        tokens = replace(tokens, features=tokens.features + tokens.positions)
-        local = tokens.late
-        if self.prompted and self.prompts is not None and self.bank_adapter is not None:
-            local = tokens.early
-            prompts = self.prompt_dropout(self.prompts.expand(len(tokens.features), -1, -1))
-            if tokens.memory is not None:
-                prompts = prompts + tokens.memory + self.bank_adapter(tokens.memory)
-            tokens = tokens.with_prompts(prompts, torch.zeros_like(prompts))
-        assert local is not None
-
-        x = tokens.features
-        x = x + block.attn(block.norm1(x))  # no drop path on this branch, as published
-        y = block.drop_path(block.mlp(block.norm2(x)))
-        x = x + y + self.adapter_scale * self.adapter(y)
-
-        rest, patches = x[:, : -tokens.groups], x[:, -tokens.groups :]
-        received = self.local(x[:, 1:] if local.prompts_are_rows else patches, local)
-        x = torch.cat([rest, patches + self.propagate * received], dim=1)
-        return replace(tokens, features=x + self.last_adapter(x)).without_prompts()
-
-
-class GlobalFeature(nn.Module):
-    """The frozen pre-trained encoder as query: patches without class token, blocks, norm, max over patches.
+class Query(nn.Module):
+    """The frozen pre-trained encoder, whose pooled output looks things up in the memory bank.
 
     It is a copy: the method trains the biases of the encoder itself. It stays in eval mode whatever the model does.
     """
 
-    def __init__(self, encoder: PlainEncoder, *, groups: int) -> None:
+    def __init__(self, encoder: Encoder) -> None:
         super().__init__()
-        self.encoder, self.groups = copy.deepcopy(encoder), groups
+        self.encoder = copy.deepcopy(encoder)
         self.train(False)
 
-    def train(self, mode: bool = True) -> GlobalFeature:
+    def train(self, mode: bool = True) -> Self:
         """Always evaluation mode."""
-        super().train(False)
-        return self
+        return super().train(False)
+
+
+class PlainQuery(Query):
+    """Patches without class token, blocks, norm, maximum over the patches."""
+
+    encoder: PlainEncoder
+
+    def __init__(self, encoder: PlainEncoder, *, groups: int) -> None:
+        super().__init__(encoder)
+        self.groups = groups
 
     @torch.no_grad()
     def forward(self, patches: Groups) -> Tensor:
         """Patches -> (B, C). Farthest point sampling is greedy: fewer patches are the first of more."""
-        first = Groups(*(part[:, : self.groups] for part in patches))
+        neighbourhoods, centers, members, picks, _ = patches
+        few = slice(self.groups)
+        first = Groups(neighbourhoods[:, few], centers[:, few], members[:, few], picks[:, few])
         tokens = self.encoder.embed(first)
         tokens = replace(tokens, features=tokens.features[:, 1:], positions=tokens.positions[:, 1:])
         return self.encoder.transform(tokens).features.amax(1)
 
 
-class PointPEFTEncoder(nn.Module):
-    """Encoder, memory bank and second-level grouping: points in, tokens out."""
+class HierarchicalQuery(Query):
+    """The last level's tokens: their mean plus their maximum."""
 
-    def __init__(self, encoder: PlainEncoder, query: nn.Module, *, settings: PointPEFT, bank_items: int) -> None:
+    encoder: HierarchicalEncoder
+
+    @torch.no_grad()
+    def forward(self, patches: Groups) -> Tensor:
+        """Patches -> (B, C)."""
+        features = self.encoder.transform(self.encoder.embed(patches)).features
+        return features.mean(1) + features.amax(1)
+
+
+class PointPEFTEncoder(nn.Module):
+    """Encoder, memory bank and second-level groupings: points in, tokens out."""
+
+    def __init__(self, encoder: Encoder, query: Query, *, settings: PointPEFT, bank_items: int) -> None:
         super().__init__()
-        self.encoder, self.query = encoder, query
-        self.neighbours, self.members = settings.bank_neighbours, encoder.group_size // 2
+        self.encoder, self.query, self.neighbours = encoder, query, settings.bank_neighbours
         self.prompt_points: nn.Parameter | None = None
         if settings.official_quirks:
             self.prompt_points = nn.Parameter(nn.init.trunc_normal_(torch.empty(settings.prompts, 3), std=0.02))
@@ -232,6 +105,11 @@ class PointPEFTEncoder(nn.Module):
     @torch.no_grad()
     def build_bank(self, clouds: Iterable[Tensor]) -> None:
         """Fill the bank with the unit-length query feature of every training cloud, in index order."""
+        if self.bank.shape[1] < self.neighbours:
+            raise UserError(
+                f"point_peft looks up {self.neighbours} neighbours in its memory bank, and there are only "
+                f"{self.bank.shape[1]} training clouds; set method.prompts and method.bank_neighbours lower"
+            )
         features = torch.cat([self.query(self.encoder.patches(points)) for points in clouds])
         self.bank.copy_(F.normalize(features, dim=1).T)
 
@@ -243,54 +121,117 @@ class PointPEFTEncoder(nn.Module):
         mixture = (scores.softmax(1)[..., None] * nearest).sum(1)
         return torch.cat([query[:, None], mixture[:, None], nearest], dim=1)
 
+    def prompted(self, points: Tensor) -> Tensor | None:
+        """The clouds with the learned points in front, which the published code groups once more; else None."""
+        if self.prompt_points is None:
+            return None
+        return torch.cat([self.prompt_points.expand(len(points), -1, -1), points], dim=1)
+
+    def groupings(self, points: Tensor, patches: Groups) -> tuple[Neighbourhoods, ...]:
+        """The second-level groupings that the blocks ask for."""
+        raise NotImplementedError
+
     def forward(self, points: Tensor, keep: Sequence[int] = ()) -> Tokens:
         """Points (B, N, 3) -> Tokens after the final norm."""
         patches = self.encoder.patches(points)
         tokens = self.encoder.embed(patches)
-        late = early = neighbourhoods(tokens.centers, self.members)
-        if self.prompt_points is not None:
-            cloud = torch.cat([self.prompt_points.expand(len(points), -1, -1), points], dim=1)
-            centers = gather_points(cloud, farthest_points(cloud, tokens.groups))
-            early = neighbourhoods(centers, self.members, prompts_are_rows=True)
         state: dict[str, Any] = {field.name: getattr(tokens, field.name) for field in fields(Tokens)}
-        memory = self.remember(self.query(patches))
-        return self.encoder.transform(PromptedTokens(**state, early=early, late=late, memory=memory), keep)
+        local, memory = self.groupings(points, patches), self.remember(self.query(patches))
+        return self.encoder.transform(PromptedTokens(**state, local=local, memory=memory), keep)
+
+
+class PlainPointPEFT(PointPEFTEncoder):
+    """One grouping of the patches, for all blocks; in the published code the prompted blocks have another."""
+
+    encoder: PlainEncoder
+
+    def groupings(self, points: Tensor, patches: Groups) -> tuple[Neighbourhoods, ...]:
+        """(of blocks with prompts, of those without)."""
+        late = early = self._grouped(patches.centers)
+        if (cloud := self.prompted(points)) is not None:
+            centers = gather_points(cloud, farthest_points(cloud, self.encoder.groups))
+            early = self._grouped(centers, prompts_are_rows=True)
+        return early, late
+
+    def _grouped(self, centers: Tensor, *, prompts_are_rows: bool = False) -> Neighbourhoods:
+        local = group(centers, centers.shape[1] // 2, self.encoder.group_size // 2)
+        return neighbourhoods(centers, local, prompts_are_rows=prompts_are_rows)
+
+
+class HierarchicalPointPEFT(PointPEFTEncoder):
+    """A level's patches are grouped as for the next level; the last level's in half as many groups."""
+
+    encoder: HierarchicalEncoder
+
+    def groupings(self, points: Tensor, patches: Groups) -> tuple[Neighbourhoods, ...]:
+        """One per level."""
+        if (cloud := self.prompted(points)) is not None:
+            patches = self.encoder.patches(cloud)
+        found = []
+        while patches.above is not None:
+            found.append(neighbourhoods(patches.centers, patches.above, prompts_are_rows=cloud is not None))
+            patches = patches.above
+        last = group(patches.centers, patches.centers.shape[1] // 2, self.encoder.group_sizes[-1])
+        return (*found, neighbourhoods(patches.centers, last, prompts_are_rows=cloud is not None))
 
 
 class PointPEFT(Method):
-    """Bank-enriched prompts in the early blocks, two adapters and local aggregation in all; biases train too."""
+    """Bank-enriched prompts, two adapters and local aggregation in the blocks; biases train too."""
 
-    official_names = (
+    official_names: ClassVar[Renames] = (
         (r"^encoder\.", ""),
         (r"^prompt_points$", "prompt_cor"),
-        (r"^blocks\.\d+\.local\.attention\.norm\.", "blocks.norm3."),
-        (r"^blocks\.\d+\.local\.attention\.", "blocks.attn1."),
         (r"\.block\.", "."),
-        (r"\.bank_adapter\.", ".cp_adapter."),
+        (r"\.unused\.1\.", ".prompts."),
+        (r"\.prompts\.embeddings$", ".prompt_embeddings"),
+        (r"\.prompts\.bank_adapter\.", ".cp_adapter."),
+        (r"\.(?:first_adapter\.gate|unused\.0\.0)$", ".ad_gate"),
+        (r"\.first_adapter\.adapter\.", ".adapter."),
         (r"\.last_adapter\.", ".adapter1."),
         (r"\.(cp_adapter|adapter1?)\.down\.", r".\1.ln1."),
         (r"\.(cp_adapter|adapter1?)\.up\.", r".\1.ln2."),
-        (r"\.prompts$", ".prompt_embeddings"),
-        (r"\.unused_gate$", ".ad_gate"),
         (r"\.local\.norm\.", ".out_transform.0."),
     )
+    official_names_after: ClassVar[Renames] = (
+        (r"^h_encoder\.token_embed\.", "encoders."),
+        (r"^h_encoder\.encoder_pos_embeds\.", "pos_embeds."),
+        (r"^h_encoder\.encoder_blocks\.", "blocks."),
+        (r"^blocks((?:\.\d+)?)\.blocks\.\d+\.local\.attention\.norm\.", r"blocks\1.norm3."),
+        (r"^blocks((?:\.\d+)?)\.blocks\.\d+\.local\.attention\.", r"blocks\1.attn1."),
+    )
+    hierarchical_defaults: ClassVar[dict[str, Any]] = {"prompts": 16, "bank_neighbours": 14, "propagate": 0.2}
+
+    version: ClassVar[int] = 2
+
     official_quirks: bool = False
     """Reproduce the published code, leaks across the batch and never-trained parameters included."""
-    adapter_rank: PositiveInt = 16
+    adapter_rank: PositiveInt | tuple[PositiveInt, ...] = 16
+    """One for all blocks, or one per level."""
     adapter_dropout: Probability = 0.1
     adapter_scale: NonNegativeFloat = 0.7
+    """Of the first adapter; a hierarchical encoder has a learned gate instead."""
     prompts: PositiveInt = 10
+    """Per block; 16 on a hierarchical encoder unless given."""
     prompt_layers: NonNegativeInt | None = None
-    """Blocks with prompts, from the first; half of all blocks when not given."""
+    """Blocks with prompts, from the first; half of all blocks when not given, all on a hierarchical encoder."""
     prompt_dropout: Probability = 0.1
     bank_neighbours: PositiveInt = 8
     """Columns of the bank that become prompts; two fewer than `prompts`."""
     bank_adapter_rank: PositiveInt = 8
     local_width: PositiveInt = 18
     propagate: NonNegativeFloat = 0.3
+    """Weight of what a patch receives from its neighbourhoods; 0.2 on a hierarchical encoder unless given."""
     center: NonNegativeFloat = 0.3
     query_groups: PositiveInt = 64
-    """Patches that the frozen query encoder sees; never more than the encoder's own."""
+    """Patches that the frozen query encoder sees, never more than the encoder's own; a hierarchical one sees all."""
+
+    def on(self, backbone: Backbone) -> Self:
+        """Published settings differ between the two kinds of encoders."""
+        if not backbone.hierarchical:
+            return super().on(backbone)
+        pool: tuple[Pool, ...] = ("mean", "max")
+        left = {k: v for k, v in self.hierarchical_defaults.items() if k not in self.model_fields_set}
+        return self.model_copy(update=left | ({} if self.pool else {"pool": pool}))
 
     untold = ("adapter_scale", "prompt_layers", "propagate", "center", "query_groups")
 
@@ -311,52 +252,110 @@ class PointPEFT(Method):
         }
 
     def problems(self, backbone: Backbone) -> list[str]:
-        """Widths that do not divide, prompts that do not match the bank's neighbours."""
-        if backbone.hierarchical:
-            return ["not built for hierarchical encoders yet"]
+        """Widths that do not divide, ranks that are no number per level, prompts unlike the bank's neighbours."""
         found = []
-        heads, group_size = getattr(backbone, "heads", 1), getattr(backbone, "group_size", 2)
+        heads = getattr(backbone, "heads", 1)
+        levels = len(getattr(backbone, "dims", (1,)))
+        sizes = getattr(backbone, "group_sizes", (getattr(backbone, "group_size", 2),))
         if self.local_width % heads:
             found.append(f"local_width {self.local_width} is not a multiple of the encoder's {heads} heads")
+        if isinstance(self.adapter_rank, tuple) and len(self.adapter_rank) != levels:
+            found.append(f"adapter_rank has {len(self.adapter_rank)} numbers, the encoder {levels} levels")
         if self.bank_neighbours != self.prompts - 2:
             found.append(
                 f"bank_neighbours must be prompts - 2 = {self.prompts - 2} (query, mixture and neighbours become "
                 f"the prompts), got {self.bank_neighbours}"
             )
-        if group_size < 2:
+        if backbone.hierarchical and self.prompt_layers is not None:
+            found.append("prompt_layers is for plain encoders; here all blocks have prompts")
+        if min(sizes) < 2:
             found.append("needs patches of at least 2 points: neighbourhoods have half as many members")
         return found
 
     def adapt(self, encoder: Encoder, task: Task) -> Adapted:
         """Wrap every block and the encoder; unfreeze its biases and the final norm."""
-        assert isinstance(encoder, PlainEncoder)
-        query = GlobalFeature(encoder, groups=min(self.query_groups, encoder.groups))
-        attention = LocalAttention(dim=encoder.dim, width=self.local_width, heads=encoder.heads)
-        prompted = encoder.depth // 2 if self.prompt_layers is None else self.prompt_layers
-        blocks = [
-            PointPEFTBlock(
-                block,
-                attention,
-                dim=encoder.dim,
-                settings=self,
-                prompted=index < prompted,
-                spare=self.official_quirks,
-            )
-            for index, block in enumerate(encoder.plain_blocks)
-        ]
+        if isinstance(encoder, HierarchicalEncoder):
+            blocks = self._hierarchical_blocks(encoder)
+            query: Query = HierarchicalQuery(encoder)
+            kind: type[PointPEFTEncoder] = HierarchicalPointPEFT
+        else:
+            assert isinstance(encoder, PlainEncoder)
+            blocks = self._plain_blocks(encoder)
+            query = PlainQuery(encoder, groups=min(self.query_groups, encoder.groups))
+            kind = PlainPointPEFT
         biases = [
             layer.get_parameter("bias")
             for block in encoder.plain_blocks
             for layer in (block.norm1, block.norm2, block.attn.proj, block.mlp.fc1, block.mlp.fc2)
         ]
-        adapted = PointPEFTEncoder(encoder.with_parts(blocks=blocks), query, settings=self, bank_items=task.train_items)
-        added: list[Trainable] = [attention, *(p for block in blocks for p in block.added)]
+        adapted = kind(encoder.with_parts(blocks=blocks), query, settings=self, bank_items=task.train_items)
+        attentions = {id(block.local.attention): block.local.attention for block in blocks}
+        added: list[Trainable] = [*attentions.values(), *(p for block in blocks for p in block.added)]
         if adapted.prompt_points is not None:
             added.append(adapted.prompt_points)
         return Adapted(
             adapted,
             added=added,
             unfrozen=[*encoder.class_parameters, encoder.norm, *biases],
-            dead=[p for block in blocks for p in block.spare],
+            dead=[p for block in blocks for name, p in block.named_parameters() if name.startswith("unused.")],
             before_training=adapted.build_bank,
         )
+
+    def _plain_blocks(self, encoder: PlainEncoder) -> list[PointPEFTBlock]:
+        """Prompts, with the memory, in the first blocks. The published code declares them everywhere, and a gate."""
+        attention = LocalAttention(dim=encoder.dim, width=self.local_width, heads=encoder.heads)
+        count = encoder.depth // 2 if self.prompt_layers is None else self.prompt_layers
+        (rank,) = self._ranks(1)
+        blocks = []
+        for index, block in enumerate(encoder.plain_blocks):
+            prompted = index < count
+            blocks.append(
+                PointPEFTBlock(
+                    block,
+                    prompts=self._prompts(block, memory=True) if prompted else None,
+                    first_adapter=ScaledAdapter(self._bottleneck(block, rank), scale=self.adapter_scale),
+                    last_adapter=self._bottleneck(block, rank),
+                    local=self._local(block, attention),
+                    propagate=self.propagate,
+                    place=0 if prompted else 1,
+                    mask=aligned,
+                )
+            )
+            if self.official_quirks:
+                spare = [] if prompted else [self._prompts(block, memory=True)]
+                blocks[-1].unused = nn.ModuleList([nn.ParameterList([torch.zeros(1)]), *spare])
+        return blocks
+
+    def _hierarchical_blocks(self, encoder: HierarchicalEncoder) -> list[PointPEFTBlock]:
+        """Prompts in all blocks, with the memory in the last level's; gates."""
+        ranks = (
+            self.adapter_rank if isinstance(self.adapter_rank, tuple) else (self.adapter_rank,) * len(encoder.widths)
+        )
+        attentions = [LocalAttention(dim=dim, width=self.local_width, heads=encoder.heads) for dim in encoder.widths]
+        levels = [level for level, depth in enumerate(encoder.depths) for _ in range(depth)]
+        return [
+            PointPEFTBlock(
+                block,
+                prompts=self._prompts(block, memory=level == levels[-1]),
+                first_adapter=GatedAdapter(self._bottleneck(block, ranks[level])),
+                last_adapter=self._bottleneck(block, ranks[level]),
+                local=self._local(block, attentions[level]),
+                propagate=self.propagate,
+                place=level,
+                mask=misaligned if self.official_quirks else aligned,
+            )
+            for level, block in zip(levels, encoder.plain_blocks, strict=True)
+        ]
+
+    def _ranks(self, levels: int) -> tuple[int, ...]:
+        return self.adapter_rank if isinstance(self.adapter_rank, tuple) else (self.adapter_rank,) * levels
+
+    def _prompts(self, block: Block, *, memory: bool) -> Prompts:
+        adapter = self._bottleneck(block, self.bank_adapter_rank) if memory else None
+        return Prompts(count=self.prompts, dim=block.dim, dropout=self.prompt_dropout, bank_adapter=adapter)
+
+    def _bottleneck(self, block: Block, rank: int) -> Bottleneck:
+        return Bottleneck(dim=block.dim, rank=rank, dropout=self.adapter_dropout)
+
+    def _local(self, block: Block, attention: LocalAttention) -> LocalAggregation:
+        return LocalAggregation(attention, dim=block.dim, drop_path=block.drop_path, center=self.center)

@@ -13,7 +13,7 @@ from reports.cells import NO_ACCURACY, accuracy, build_cell, build_costs
 from reports.columns import count, listed
 from reports.comparison import OVERALL, Comparison, RowKey, Standing
 from reports.leaderboard import Counts, Leaderboard, Row, Trouble
-from reports.statistics import average_per_seed, overall
+from reports.statistics import average_per_seed, overall, possible
 
 HOW_TO_READ = (
     "Each accuracy is the mean over n seeds of the overall accuracy on the test split, in percent, ± the "
@@ -63,6 +63,8 @@ def leaderboard(results: SuiteResults) -> Leaderboard:
         *_gap_notices(board.counts),
         *_protocol_notices(board, grouped, numbers),
         *provenance.notices(measured),
+        *_aside_notices(board),
+        *_impossible_notices(board),
     )
     return replace(_compared(board), notices=notices)
 
@@ -246,6 +248,27 @@ def _protocol_notices(
         opening = f"On {dataset} methods follow different protocols and are not ranked together."
         found.append(f"{opening} {'; '.join(parts)}.")
     return found
+
+
+def _aside_notices(board: Leaderboard) -> list[str]:
+    if not any(aside.key == "accuracy_best_on_test" for aside in board.asides()):
+        return []
+    return [
+        "Best on test is the papers' number: the best of all epochs, chosen on the test split. It is too high by an "
+        "unknown amount, belongs beside published numbers only, and nothing is ranked by it."
+    ]
+
+
+def _impossible_notices(board: Leaderboard) -> list[str]:
+    """Accuracies that no number of correct items gives: a result was changed, or is not of this test set."""
+    return [
+        f"{board.label(row)} on {cell.dataset}, seed {seed.seed}: an accuracy of {100 * seed.accuracy:.4g} % cannot "
+        f"occur on a test set of {seed.total:,} items."
+        for row in board.rows
+        for cell in row.cells
+        for seed in cell.seeds
+        if seed.total and not possible(f"{100 * seed.accuracy:.8f}", seed.total)
+    ]
 
 
 def _protocol_sentences(grouped: Grouped, datasets: Sequence[str]) -> tuple[str, ...]:

@@ -8,8 +8,9 @@ from collections.abc import Sequence
 
 from harness.result import Result
 from harness.store import Entry
-from reports.columns import COLUMNS, Column
-from reports.leaderboard import Cell, Cost, SeedResult
+from reports.columns import ASIDES, COLUMNS, Column
+from reports.leaderboard import Cell, Cost, Score, SeedResult
+from reports.provenance import section
 from reports.statistics import median, summarise
 
 NO_ACCURACY = "no accuracy"
@@ -54,7 +55,21 @@ def build_cell(dataset: str, trials: Sequence[Entry], *, protocol: str | None) -
         protocol=protocol,
         standing=None,
         costs=build_costs(trials),
+        asides=_asides(trials),
     )
+
+
+def _asides(trials: Sequence[Entry]) -> tuple[Score, ...]:
+    """The accuracies beside the headline, over the trials that have a headline."""
+    done = [entry.result for entry in trials if entry.result is not None and accuracy(entry) is not None]
+    found = []
+    for key in (aside.key for aside in ASIDES):
+        having = [result for result in done if getattr(result.metrics, key) is not None]
+        votes = {section(result.spec, "protocol").get("vote") for result in having} if key == "accuracy_vote" else set()
+        summary = summarise([getattr(result.metrics, key) for result in having])
+        if summary is not None:
+            found.append(Score(key, summary, tuple(sorted(v for v in votes if isinstance(v, int)))))
+    return tuple(found)
 
 
 def build_costs(trials: Sequence[Entry]) -> tuple[Cost, ...]:

@@ -7,6 +7,7 @@ result.json.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -88,6 +89,30 @@ COLUMNS: tuple[Column, ...] = (
 BY_KEY = {column.key: column for column in COLUMNS}
 
 
+@dataclass(frozen=True)
+class Aside:
+    """An accuracy beside the headline: in a column of its own per dataset, where there is one, and never ranked."""
+
+    key: str
+    """Field of result.json's `metrics`."""
+    title: str
+    meaning: str
+
+
+ASIDES: tuple[Aside, ...] = (
+    Aside(
+        "accuracy_best_on_test",
+        "⚠ best on test",
+        "the papers' number: the best of all epochs, chosen on the very test split it is measured on, and so too high",
+    ),
+    Aside(
+        "accuracy_vote",
+        "by vote",
+        "accuracy of scores averaged over several passes with random points and the training augmentation",
+    ),
+)
+
+
 def percent(fraction: float) -> str:
     """A fraction as percent with one decimal, without the sign: 74.8."""
     return f"{100 * fraction:.1f}"
@@ -109,6 +134,12 @@ def n_and_interval(summary: Summary, *, separator: str = " · ") -> str:
     if summary.interval is None:
         return text
     return f"{text}{separator}{percent(summary.interval.low)}{NOTHING}{percent(summary.interval.high)}"
+
+
+def beside(summary: Summary, votes: Sequence[int]) -> str:
+    """An aside's score, its seeds and, for a vote, its passes: `75.2 ± 1.3 (n 3, 10 passes)`."""
+    passes = f", {'/'.join(map(str, votes))} passes" if votes else ""
+    return f"{mean_and_sd(summary)} (n {summary.n}{passes})"
 
 
 def listed(words: list[str]) -> str:

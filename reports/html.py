@@ -47,6 +47,7 @@ def render(board: Leaderboard) -> str:
     return _template().render(
         board=board,
         columns=board.columns(),
+        asides=board.asides(),
         strips=strips,
         overall_strips=_strips([row.overall for row in board.rows]),
         strip_width=STRIP_WIDTH,
@@ -87,6 +88,7 @@ def _template() -> Template:
         keep_trailing_newline=True,
     )
     environment.filters |= {
+        "beside": columns.beside,
         "breakable": breakable,
         "mean_and_sd": columns.mean_and_sd,
         "n_and_interval": columns.n_and_interval,

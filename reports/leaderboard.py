@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from reports.columns import COLUMNS, Column
+from reports.columns import ASIDES, COLUMNS, Aside, Column
 from reports.comparison import Comparison, RowKey, Standing
 from reports.statistics import Summary
 
@@ -34,6 +34,15 @@ class SeedResult:
 
 
 @dataclass(frozen=True)
+class Score:
+    """An accuracy beside the headline over the trials that have it; `votes` are the passes of a vote."""
+
+    key: str
+    summary: Summary
+    votes: tuple[int, ...]
+
+
+@dataclass(frozen=True)
 class Cell:
     """A method on a dataset; `protocol` is a letter where a dataset has several, `trials` how many were asked."""
 
@@ -47,6 +56,12 @@ class Cell:
     protocol: str | None
     standing: Standing | None
     costs: tuple[Cost, ...]
+    asides: tuple[Score, ...] = ()
+    """In the order of `ASIDES`; those that no trial has are left out."""
+
+    def aside(self, key: str) -> Score | None:
+        """The score beside the headline of that name, where there is one."""
+        return next((score for score in self.asides if score.key == key), None)
 
     @property
     def gaps(self) -> str:
@@ -140,6 +155,11 @@ class Leaderboard:
         """The cost columns to show: the usual ones, and others where a row has a value."""
         filled = {cost.key for row in self.rows for cost in row.costs if cost.value is not None}
         return tuple(c for c in COLUMNS if c.shown == "always" or (c.shown == "filled" and c.key in filled))
+
+    def asides(self) -> tuple[Aside, ...]:
+        """The accuracies beside the headline that any trial has."""
+        found = {score.key for row in self.rows for cell in row.cells for score in cell.asides}
+        return tuple(aside for aside in ASIDES if aside.key in found)
 
     def empty_columns(self) -> tuple[tuple[Column, str], ...]:
         """Shown columns in which no row has a value, with the reason."""

@@ -9,9 +9,9 @@ from pathlib import Path
 from harness.atomic import write_atomically
 from harness.store import SuiteResults
 from reports.build import leaderboard
-from reports.columns import NOTHING, Column, mean_and_sd, n_and_interval, percent, points
+from reports.columns import NOTHING, Column, beside, mean_and_sd, n_and_interval, percent, points
 from reports.comparison import RowKey, Standing
-from reports.leaderboard import Cell, Leaderboard, Row
+from reports.leaderboard import Cell, Leaderboard, Row, Score
 from reports.statistics import Summary
 
 _SPECIAL = re.compile(r"([\\`*\[\]|~$])")
@@ -66,7 +66,8 @@ def _details(title: str, content: str) -> list[str]:
 
 def _columns(board: Leaderboard) -> list[str]:
     accuracies = [escape(dataset) for dataset in board.datasets] + (["Overall"] if len(board.datasets) > 1 else [])
-    return ["Method", "Backbone", *accuracies, *map(_title, board.columns())]
+    asides = [f"{escape(dataset)} {aside.title}" for aside in board.asides() for dataset in board.datasets]
+    return ["Method", "Backbone", *accuracies, *asides, *map(_title, board.columns())]
 
 
 def _title(column: Column) -> str:
@@ -79,6 +80,7 @@ def _leaderboard(board: Leaderboard) -> str:
         cells = [_name(row), escape(row.backbone), *map(_cell, row.cells)]
         if len(board.datasets) > 1:
             cells.append(_score(row.overall, row.standing))
+        cells += [_aside(cell.aside(aside.key)) for aside in board.asides() for cell in row.cells]
         rows.append(cells + [column.show(row.cost(column.key).value) for column in board.columns()])
     return table(_columns(board), rows, numbers_from=2)
 
@@ -103,8 +105,13 @@ def _score(summary: Summary | None, standing: Standing | None) -> str:
     return f"{marked} ({n_and_interval(summary, separator=', ')})"
 
 
+def _aside(score: Score | None) -> str:
+    return NOTHING if score is None else beside(score.summary, score.votes)
+
+
 def _meanings(board: Leaderboard) -> list[str]:
-    lines = [f"**{_title(column)}**: {column.meaning}." for column in board.columns()]
+    lines = [f"**{aside.title}**: {aside.meaning}; not ranked." for aside in board.asides()]
+    lines += [f"**{_title(column)}**: {column.meaning}." for column in board.columns()]
     lines += [f"**{_title(column)}** is empty: {escape(reason)}." for column, reason in board.empty_columns()]
     return _details("What the columns mean", _bullets(lines))
 

@@ -34,16 +34,19 @@ HARDWARE = ("cpu", "cpus", "threads", "gpu")
 MEANINGS = {
     "data.points": "points per cloud",
     "data.sampling": "point sampling",
+    "method.pool": "head inputs (a method's own prompts apart)",
     "train.augment": "training augmentation",
     "protocol.selection": "selection",
     "protocol.validation_fraction": "validation fraction",
+    "protocol.validation_seed": "validation seed",
     "protocol.vote": "votes",
     "protocol.frozen_batchnorm": "frozen batch norms",
     "resources.precision": "precision",
 }
 SELECTIONS = {
-    "last": "the model of the last epoch is tested",
-    "validation": "the epoch that is best on the validation split is tested",
+    "last": "the model of the last epoch is tested, the test split chooses nothing",
+    "validation": "the epoch that is best on the validation split is tested, the test split chooses nothing",
+    "paper": "the model of the last epoch is tested; the best epoch on the test split is a column of its own",
 }
 
 
@@ -63,11 +66,17 @@ def section(spec: Mapping[str, Any], name: str) -> Mapping[str, Any]:
 
 
 def protocol_of(spec: Mapping[str, Any]) -> Protocol:
-    """What must agree before two accuracies are ranked: data, augmentation, protocol and precision."""
+    """What must agree before two accuracies are ranked: data, augmentation, protocol, head inputs and precision.
+
+    Of the head's inputs, prompts do not count: only the method that makes them can hand them on.
+    """
     data, train = section(spec, "data"), section(spec, "train")
     found = {f"data.{key}": data[key] for key in ("points", "sampling") if key in data}
     found |= {f"train.{key}": train[key] for key in ("augment",) if key in train}
     found |= {f"protocol.{key}": value for key, value in section(spec, "protocol").items()}
+    pool = section(section(spec, "method"), "settings").get("pool")
+    if isinstance(pool, list | tuple):
+        found["method.pool"] = sorted(plain(part) for part in pool if not plain(part).startswith("prompt_"))
     resources = section(spec, "resources")
     found |= {f"resources.{key}": resources[key] for key in ("precision",) if key in resources}
     return tuple((key, plain(found[key])) for key in sorted(found))
@@ -95,7 +104,7 @@ def protocol_sentence(dataset_names: Sequence[str], protocol: Protocol) -> str:
         return f"{listed(list(dataset_names))}: no protocol recorded."
     chosen = f"selection {selection}; " if selection else ""
     if selection in SELECTIONS:
-        chosen = f"{SELECTIONS[selection]}, the test split chooses nothing; "
+        chosen = f"{SELECTIONS[selection]}; "
     return f"{listed(list(dataset_names))}: {chosen}{describe(protocol, only=rest)}."
 
 
@@ -107,6 +116,7 @@ def recipe(spec: Mapping[str, Any]) -> str:
     weights = section(section(spec, "backbone"), "settings").get("weights")
     parts = [count(train["epochs"], "epoch")] if isinstance(train.get("epochs"), int) else []
     parts += [f"batch {plain(train['batch_size'])}"] if "batch_size" in train else []
+    parts += [f"schedule {plain(train['schedule'])}"] if train.get("schedule", "cosine") != "cosine" else []
     rate = train.get("learning_rate")
     parts += [f"learning rate {rate:g}"] if isinstance(rate, int | float) else []
     parts += [f"weights {plain(weights)}"] if weights is not None else []

@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from fractions import Fraction
 from typing import Literal, TypeVar
 
 import numpy as np
@@ -100,6 +101,17 @@ def summarise(values: Sequence[float], counts: tuple[int, int] | None = None) ->
     if len(values) == 1 and counts is not None and 0 <= counts[0] <= counts[1] and counts[1] > 0:
         interval = wilson(*counts)
     return Summary(mean(values), sample_sd(values), len(values), interval)
+
+
+def possible(percent: str, total: int) -> bool:
+    """Whether a percentage as printed, "90.19", is a whole number of `total` items to the printed digits.
+
+    Rounded or cut off: the field does both (88.29 for 513 of 581). Speaks of one run: a mean over runs lies between.
+    Raises ValueError for text that is no number.
+    """
+    shown, unit = Fraction(percent), Fraction(1, 10 ** len(percent.partition(".")[2]))
+    right = min(total, math.ceil((shown + unit) * total / 100) - 1)  # the largest that is cut off to what is shown
+    return right >= 0 and Fraction(100 * right, total) >= shown - unit / 2
 
 
 def overall(scores: Mapping[str, Mapping[int, float]], datasets: Sequence[str]) -> Summary | None:

@@ -14,7 +14,7 @@ from harness.atomic import write_atomically
 from harness.result import Result
 from harness.store import Entry, SuiteResults
 from reports.build import leaderboard
-from reports.columns import COLUMNS
+from reports.columns import ASIDES, COLUMNS
 from reports.comparison import OVERALL, RowKey
 from reports.leaderboard import Cell, Leaderboard, Row
 from reports.statistics import Summary
@@ -62,6 +62,7 @@ def _empty_row() -> dict[str, Any]:
     ]
     keys += ["missing", "failed", "failures", "accuracy_mean", "accuracy_sd", "accuracy_low", "accuracy_high"]
     keys += ["interval", "standing", "class_accuracy_mean", "class_accuracy_sd", "seeds", "correct", "total"]
+    keys += [f"{aside.key}_{part}" for aside in ASIDES for part in ("mean", "sd", "n")] + ["votes"]
     keys += [name for column in COLUMNS for name in (column.name, f"{column.name}_reason")]
     return dict.fromkeys([*keys, "recipe", "notes"])
 
@@ -95,6 +96,10 @@ def _line(board: Leaderboard, row: Row, cell: Cell | None = None) -> dict[str, A
             "correct": " ".join("" if seed.correct is None else str(seed.correct) for seed in cell.seeds),
             "total": " ".join("" if seed.total is None else str(seed.total) for seed in cell.seeds),
         }
+        for score in cell.asides:
+            numbers = {"mean": score.summary.mean, "sd": score.summary.sd, "n": score.summary.n}
+            line |= {f"{score.key}_{part}": value for part, value in numbers.items()}
+            line["votes"] = " ".join(map(str, score.votes)) or line["votes"]
     for column, cost in zip(COLUMNS, cell.costs if cell is not None else row.costs, strict=True):
         line |= {column.name: cost.value, f"{column.name}_reason": cost.reason}
     return line

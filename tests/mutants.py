@@ -20,6 +20,7 @@ import pytest
 from harness import registry
 
 OURS = ("harness", "methods", "tests")
+KINDS: tuple[registry.Kind, ...] = ("methods", "backbones")
 
 
 @dataclass(frozen=True)
@@ -53,6 +54,9 @@ def unchanged(module: str) -> Mutant:
 def running(mutant: Mutant) -> Iterator[ModuleType]:
     """The changed module in place of the original, wherever our code has hold of the original or its parts."""
     original = import_module(mutant.module)
+    for kind in KINDS:  # what is first imported while the mutant runs would keep its parts for ever
+        for name in registry.installed(kind):
+            registry.get(kind, name)
     changed = ModuleType(mutant.module)
     changed.__file__ = original.__file__
     code = compile(mutant.source(), f"<{mutant}>", "exec")

@@ -32,6 +32,8 @@ def test_the_wheel_runs_shipped_suites(tmp_path: Path) -> None:
         "harness/data/assets/sweethome12.safetensors",
         "harness/data/assets/sweethome12_scanlike.json",
         "harness/models/assets/point_mae_tiny_parts.safetensors",
+        "harness/fixtures/dapt_use_mean_max.json",
+        "harness/fixtures/dapt_shared_state.safetensors",
         "reports/leaderboard.html.j2",
     ):
         assert needed in names

@@ -9,17 +9,18 @@ import typer
 from rich.markup import escape
 from rich.table import Table
 
-from harness.cli.options import AsJson, make_console, print_json
+from harness.cli.options import AsJson, DataFolder, make_console, megabytes, print_json
 from harness.errors import UserError
 
 if TYPE_CHECKING:
+    from harness.data.checking import Report
     from harness.data.imported import Card
 
 REASONS, FILES = 10, 3
 """Reasons of refusal that an import tells, and files of each."""
 
 app = typer.Typer()
-data_app = typer.Typer(no_args_is_help=True, help="List datasets, import your own, prepare data from packages.")
+data_app = typer.Typer(no_args_is_help=True, help="List and check datasets, import your own, prepare data.")
 app.add_typer(data_app, name="data")
 
 
@@ -62,8 +63,8 @@ def pretrain(
 
 
 @data_app.command("list")
-def data_list(as_json: AsJson = False) -> None:
-    """All datasets: sizes, licence, and whether they are here."""
+def data_list(data: DataFolder = None, as_json: AsJson = False) -> None:
+    """All datasets: what for, sizes, licence, whether they are here, and where to get them."""
     from harness import registry
     from harness.describe import describe_dataset
 
@@ -78,41 +79,122 @@ def data_list(as_json: AsJson = False) -> None:
     if as_json:
         print_json(found)
         raise typer.Exit(1 if broken else 0)
-    table = Table()
-    for column in ("dataset", "classes", "train", "test", "points", "here", "licence"):
-        table.add_column(column)
+    console, table = make_console(), Table()
+    for column in ("dataset", "for", "classes", "train", "test", "points", "here", "on disk", "licence"):
+        table.add_column(
+            column, justify="right" if column in ("classes", "train", "test", "points", "on disk") else "left"
+        )
     for entry in found:
-        here = "yes" if entry["missing"] is None else "no"
+        here, size = ("yes", megabytes(entry["bytes"])) if entry["missing"] is None else ("no", "")
         sizes = [str(entry[key]) for key in ("train_items", "test_items", "points")]
-        table.add_row(entry["name"], str(len(entry["classes"])), *sizes, here, entry["licence"])
-    make_console().print(table)
+        row = (str(len(entry["classes"]) or ""), *sizes, here, size, escape(entry["licence"]))
+        table.add_row(entry["name"], entry["task"], *row)
+    console.print(table)
+    for entry in found:
+        if entry["missing"] is not None:
+            typer.echo(f"{entry['name']}: {entry['source']}")
     raise typer.Exit(1 if broken else 0)
+
+
+@data_app.command("check")
+def data_check(
+    name: Annotated[str, typer.Argument(help="A dataset, as `harness data list` names it.")],
+    data: DataFolder = None,
+    as_json: AsJson = False,
+) -> None:
+    """Read all of a dataset and say what is there, with digests, and what is wrong; exit code 2 when it is unusable."""
+    from harness import registry
+    from harness.data.checking import check_data
+    from harness.models.weights import data_root
+
+    report = check_data(registry.get("datasets", name), data_root())
+    if as_json:
+        print_json(report.as_json())
+    else:
+        _tell_check(report)
+    raise typer.Exit(2 if report.problems else 0)
+
+
+def _tell_check(report: Report) -> None:
+    """A table of splits, one of classes, then what is wrong."""
+    console = make_console()
+    table = Table(title=f"{report.name}: {report.files} files, {megabytes(report.bytes)}", title_justify="left")
+    for column in ("split", "items", "points", "items per class", "SHA-256 of the content"):
+        table.add_column(column, justify="right" if column in ("items", "points") else "left")
+    for split in report.splits:
+        counts = split.labels.values()
+        each = f"{min(counts)} to {max(counts)}" if counts else ""
+        points = "differ" if split.points is None else str(split.points)
+        table.add_row(split.split, str(split.items), points, each, split.digest or "")
+    if report.splits:
+        console.print(table)
+    if 1 < len(report.splits) <= 3:
+        for split in report.splits:
+            typer.echo(f"{split.split}: " + ", ".join(f"{name} {count}" for name, count in split.labels.items()))
+    for source in report.sources[:FILES]:
+        typer.echo(f"{source['file']}: {megabytes(source['bytes'])}, SHA-256 {source['sha256']}")
+    if len(report.sources) > FILES:
+        typer.echo(f"{len(report.sources) - FILES} more source files: --json lists all")
+    for note in report.notes:
+        typer.echo(f"note: {note}")
+    for problem in report.problems:
+        typer.echo(f"error: {problem}", err=True)
+    typer.echo(f"{report.name}: {'unusable' if report.problems else 'usable'}, in {report.root}")
+
+
+@data_app.command("fewshot")
+def data_fewshot(
+    way: Annotated[int, typer.Option(min=2, max=40, help="Classes of a fold.")],
+    shot: Annotated[int, typer.Option(min=1, help="Training clouds per class.")],
+    seed: Annotated[int, typer.Option(min=0, help="Other seeds, other folds.")] = 0,
+    data: DataFolder = None,
+) -> None:
+    """Draw ten few-shot folds from ModelNet40 by the official rule, where you do not have the official ones."""
+    from harness.data.fewshot import draw_folds
+    from harness.models.weights import data_root
+
+    for path in draw_folds(data_root(), way=way, shot=shot, seed=seed):
+        typer.echo(path)
 
 
 @data_app.command("prepare")
 def data_prepare(
     name: Annotated[
-        str, typer.Argument(help="sweethome12, or ldraw_pretrain (the shipped weights' pre-training set).")
+        str,
+        typer.Argument(help="sweethome12, ldraw_pretrain (the shipped weights' pre-training set), or shapenet55."),
     ],
-    source: Annotated[Path, typer.Option(help="Folder of the Debian package's data (furniture libraries or LDraw).")],
+    source: Annotated[
+        Path | None,
+        typer.Option(help="Folder of the Debian package's data (furniture libraries or LDraw); shapenet55 needs none."),
+    ] = None,
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder to write to.")] = Path("data"),
     furniture: Annotated[
         Path, typer.Option(help="For ldraw_pretrain: the furniture libraries whose other models join in.")
     ] = Path("/usr/share/sweethome3d/furniture"),
+    points: Annotated[int, typer.Option(min=1, help="For shapenet55: points per cloud.")] = 2048,
+    data: DataFolder = None,
 ) -> None:
-    """Make a dataset from an installed Debian package; the same bytes every time."""
+    """Make a dataset from an installed Debian package, or a file to pre-train on; the same bytes every time."""
     from harness.errors import did_you_mean
 
-    if name == "sweethome12":
+    known = ["sweethome12", "ldraw_pretrain", "shapenet55"]
+    if name not in known:
+        raise UserError(f"nothing prepares '{name}'; {did_you_mean(name, known)}")
+    if name == "shapenet55":
+        from harness.data.shapenet55 import SHAPENET55
+        from harness.models.weights import data_root
+
+        written = SHAPENET55.prepare(root=data_root(), output=output, points=points)
+    elif source is None:
+        raise UserError(f"--source: needed for {name}: the folder of the Debian package's data")
+    elif name == "sweethome12":
         from harness.data.prepare.sweethome import prepare_sweethome12
 
         written = prepare_sweethome12(source=source, output=output)
-    elif name == "ldraw_pretrain":
+    else:
         from harness.data.prepare.ldraw import prepare_pretraining
 
         written = prepare_pretraining(ldraw=source, furniture=furniture, output=output)
-    else:
-        raise UserError(f"nothing prepares '{name}'; {did_you_mean(name, ['sweethome12', 'ldraw_pretrain'])}")
     for path in written:
         typer.echo(path)
 
@@ -130,6 +212,7 @@ def data_import(
     ] = True,
     licence: Annotated[str, typer.Option(help="Terms of the data, kept with it.")] = "not stated",
     force: Annotated[bool, typer.Option("--force", help="Replace an imported dataset of that name.")] = False,
+    data: DataFolder = None,
     as_json: AsJson = False,
 ) -> None:
     """Make a dataset of your own shapes: .ply .off .obj .xyz .npy .h5, a folder per class."""

@@ -3,12 +3,21 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 from rich.console import Console
+
+
+def _use_data_folder(folder: Path | None) -> Path | None:
+    """Everything below reads HARNESS_DATA, processes that are started included."""
+    if folder is not None:
+        os.environ["HARNESS_DATA"] = str(folder)
+    return folder
+
 
 SuiteName = Annotated[
     str, typer.Argument(metavar="SUITE", help="Path of a suite file, or the name of a shipped suite.")
@@ -22,12 +31,21 @@ Only = Annotated[
     typer.Option("--only", metavar="KEY=A,B", help="Select by method, dataset, backbone or seed."),
 ]
 Output = Annotated[Path, typer.Option("--output", "-o", metavar="DIR", help="Folder of results and reports.")]
+DataFolder = Annotated[
+    Path | None,
+    typer.Option("--data", metavar="DIR", callback=_use_data_folder, help="Data folder, instead of HARNESS_DATA."),
+]
 AsJson = Annotated[bool, typer.Option("--json", help="Machine-readable output on stdout.")]
 
 
 def print_json(value: Any) -> None:
     """A value as indented JSON on stdout."""
     typer.echo(json.dumps(value, indent=1))
+
+
+def megabytes(size: int) -> str:
+    """Bytes in words; 1 MB is a million."""
+    return f"{size / 1e6:,.1f} MB"
 
 
 def make_console(*, stderr: bool = False) -> Console:

@@ -16,7 +16,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from harness.cli.options import AsJson, Only, Output, Set, SuiteName, make_console, print_json, suite_name
+from harness.cli.options import AsJson, DataFolder, Only, Output, Set, SuiteName, make_console, print_json, suite_name
 from harness.errors import UserError
 
 if TYPE_CHECKING:
@@ -40,6 +40,7 @@ def run(
     only: Only = None,
     settings: Set = None,
     output: Output = Path("results"),
+    data: DataFolder = None,
     max_concurrent: Annotated[int | None, typer.Option(min=1, help="Trials at a time; all slots by default.")] = None,
     check: Annotated[
         bool | None,
@@ -193,6 +194,7 @@ def plan(
     only: Only = None,
     settings: Set = None,
     output: Output = Path("results"),
+    data: DataFolder = None,
     as_json: AsJson = False,
 ) -> None:
     """Show the trials of a suite, which are done already, and what is missing to run them."""

@@ -111,7 +111,8 @@ def show_dataset(name: Annotated[str, typer.Argument(help="Dataset.")], as_json:
         return
     missing = found.pop("missing")
     for key, value in (found | {"here": "yes" if missing is None else f"no: {missing}"}).items():
-        typer.echo(f"{key}: {', '.join(value) if isinstance(value, list) else value}")
+        if value is not None:
+            typer.echo(f"{key}: {', '.join(value) if isinstance(value, list) else value}")
 
 
 @show_app.command("suite")

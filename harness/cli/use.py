@@ -1,4 +1,4 @@
-"""predict and evaluate: a trained model on files of your own, and on a dataset's test split."""
+"""predict, evaluate, export: a trained model on files of your own, on a test split, and as a file of its own."""
 
 from __future__ import annotations
 
@@ -71,6 +71,24 @@ def predict(
     for entry in refused:
         typer.echo(f"refused: {entry.path}: {entry.refused}", err=True)
     raise typer.Exit(1 if refused else 0)
+
+
+@app.command()
+def export(
+    trial: Annotated[str, typer.Argument(help="Identity of a finished trial, its beginning, or the trial's folder.")],
+    file: Annotated[Path, typer.Argument(help="Where to write; a .json beside it says what to build.")],
+    output: Output = Path("results"),
+    as_json: AsJson = False,
+) -> None:
+    """Write a finished trial's model as one plain .safetensors file, its method merged into the weights."""
+    from harness import load_trial
+    from harness.export import export as write
+
+    done = write(load_trial(trial, output=output), file)
+    if as_json:
+        print_json({"weights": str(done.weights), "description": str(done.description), "difference": done.difference})
+    else:
+        typer.echo(f"{done.weights} and {done.description}: scores differ by {done.difference:.1e} of the largest")
 
 
 @app.command()

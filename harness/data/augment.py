@@ -33,7 +33,21 @@ def scale_translate(points: Tensor, generator: torch.Generator) -> Tensor:
 
 def rotate(points: Tensor, generator: torch.Generator, *, up: Literal["y", "z"]) -> Tensor:
     """Per cloud: turn about the vertical axis by U(0, 2 pi). (B, N, 3) -> (B, N, 3)."""
-    angle = _uniform((len(points),), 0, 2 * math.pi, points, generator)
+    return _turned(points, _uniform((len(points),), 0, 2 * math.pi, points, generator), up=up)
+
+
+def scale_rotate(points: Tensor, generator: torch.Generator, *, up: Literal["y", "z"]) -> Tensor:
+    """Per cloud and axis: scale by U(0.9, 1.1); then one turn of all clouds about the vertical by U(-pi, pi).
+
+    Point-PEFT's for PB_T50_RS (`train_transforms_scan`, its "-aug" rows). (B, N, 3) -> (B, N, 3).
+    """
+    scale = _uniform((len(points), 1, 3), 0.9, 1.1, points, generator)
+    angle = _uniform((1,), -math.pi, math.pi, points, generator)
+    return _turned(points * scale, angle.expand(len(points)), up=up)
+
+
+def _turned(points: Tensor, angle: Tensor, *, up: Literal["y", "z"]) -> Tensor:
+    """Clouds (B, N, 3) turned about the vertical by angles (B,)."""
     axis = UP_AXIS[up]
     first, second = (index for index in range(3) if index != axis)
     rotation = torch.zeros(len(points), 3, 3, device=points.device, dtype=points.dtype)
@@ -50,5 +64,6 @@ def augmentation(name: str, *, up: Literal["y", "z"]) -> Augmentation:
         "none": lambda points, _: points,
         "scale_translate": scale_translate,
         "rotate": lambda points, generator: rotate(points, generator, up=up),
+        "scale_rotate": lambda points, generator: scale_rotate(points, generator, up=up),
     }
     return table[name]

@@ -1,4 +1,8 @@
-"""The contract of a dataset: declared as data, loaded only where a trial needs it."""
+"""The contract of a dataset: declared as data, loaded only where a trial needs it.
+
+`Dataset` is what suites train on today: classification. Data for other tasks is declared likewise (`Declaration`), so
+that it is listed and checked with the rest; suites refuse it by its task.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +10,7 @@ import hashlib
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import ClassVar, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -14,6 +18,7 @@ import numpy.typing as npt
 from harness.errors import UserError
 
 Split = Literal["train", "test"]
+Task = Literal["classification", "few-shot classification", "part segmentation", "pre-training"]
 
 
 @dataclass(frozen=True)
@@ -29,8 +34,34 @@ class PointClouds:
 
 
 @dataclass(frozen=True)
-class Dataset(ABC):
-    """A classification dataset. `validate` and `plan` read the declaration only; files are opened by `load`."""
+class PartClouds:
+    """One split of a part segmentation dataset; clouds have as many points as their files."""
+
+    points: npt.NDArray[np.float32]
+    """(P, 3), the clouds one after the other"""
+    parts: npt.NDArray[np.int64]
+    """(P,) part of each point, over all categories"""
+    offsets: npt.NDArray[np.int64]
+    """(n + 1,): cloud i has the points from offsets[i] to offsets[i + 1]"""
+    categories: npt.NDArray[np.int64]
+    """(n,)"""
+    digest: str
+
+    def __len__(self) -> int:
+        return len(self.categories)
+
+    def item(self, index: int) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.int64], int]:
+        """Points (N, 3), parts (N,) and category of one cloud."""
+        rows = slice(self.offsets[index], self.offsets[index + 1])
+        return self.points[rows], self.parts[rows], int(self.categories[index])
+
+
+@dataclass(frozen=True)
+class Declaration(ABC):
+    """What is known of data without opening it."""
+
+    task: ClassVar[Task]
+    """What it is for."""
 
     name: str
     version: int
@@ -51,6 +82,17 @@ class Dataset(ABC):
     @abstractmethod
     def missing(self, root: Path) -> str | None:
         """None when the files are there, else what is missing and where to put it."""
+
+    def sources(self, root: Path) -> list[Path]:
+        """The files that are read, when none is missing; for sizes only."""
+        return []
+
+
+@dataclass(frozen=True)
+class Dataset(Declaration):
+    """A classification dataset. `validate` and `plan` read the declaration only; files are opened by `load`."""
+
+    task: ClassVar[Task] = "classification"
 
     @abstractmethod
     def load(self, split: Split, root: Path) -> PointClouds:
@@ -77,4 +119,5 @@ def check_clouds(
             f"({int((~finite).sum())} such items); the file is damaged, get it again"
         )
     if labels.min() < 0 or labels.max() >= classes:
-        raise UserError(f"{where}: labels run from {labels.min()} to {labels.max()}, expected 0 to {classes - 1}")
+        hint = "; they count from 1: subtract 1 from all" if (labels.min(), labels.max()) == (1, classes) else ""
+        raise UserError(f"{where}: labels run from {labels.min()} to {labels.max()}, expected 0 to {classes - 1}{hint}")

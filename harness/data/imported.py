@@ -96,6 +96,10 @@ class ImportedDataset(Dataset):
         path = clouds_path(self.name, root)
         return None if path.is_file() else f"dataset '{self.name}' lacks {path}; {_again(self.name)}"
 
+    def sources(self, root: Path) -> list[Path]:
+        """The file with the clouds."""
+        return [clouds_path(self.name, root)]
+
     def load(self, split: Split, root: Path) -> PointClouds:
         """Read one split. Raises UserError when the file is missing, or is not the one that the card declares."""
         path = clouds_path(self.name, root)

@@ -5,14 +5,17 @@ Uy et al., ICCV 2019, https://hkust-vgd.github.io/scanobjectnn/. Clouds are used
 
 from __future__ import annotations
 
-import hashlib
+import math
 from dataclasses import dataclass
 from pathlib import Path
 
 import h5py
 import numpy as np
+import numpy.typing as npt
 
-from harness.data.dataset import Dataset, PointClouds, Split, check_clouds
+from harness.data.dataset import Split
+from harness.data.official import OfficialDataset
+from harness.data.sources import AGAIN, refuse_unreadable
 from harness.errors import UserError
 
 CLASSES = (
@@ -20,9 +23,12 @@ CLASSES = (
     "shelf", "table", "bed", "pillow", "sink", "sofa", "toilet",
 )  # fmt: skip
 
+LIMIT = 2**28
+"""Numbers in an array of a file; the largest official one has 0.07e9."""
+
 
 @dataclass(frozen=True)
-class H5Dataset(Dataset):
+class H5Dataset(OfficialDataset):
     """Clouds in h5 files with the keys `data` (n, N, 3) and `label` (n,)."""
 
     folder: str
@@ -30,43 +36,35 @@ class H5Dataset(Dataset):
     train_files: tuple[str, ...]
     test_files: tuple[str, ...]
 
-    def files(self, split: Split, root: Path) -> list[Path]:
-        """The files of a split."""
+    def split_files(self, split: Split, root: Path) -> list[Path]:
+        """The h5 files of a split."""
         names = self.train_files if split == "train" else self.test_files
         return [root / self.folder / name for name in names]
 
-    def missing(self, root: Path) -> str | None:
-        """Which files are not there, and where they belong."""
-        wanted = self.files("train", root) + self.files("test", root)
-        absent = [str(path) for path in wanted if not path.is_file()]
-        if not absent:
-            return None
-        return f"dataset '{self.name}' lacks {' and '.join(absent)}. {self.source}"
+    def read(self, split: Split, root: Path) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.int64]]:
+        """The clouds as stored, file after file."""
+        clouds = [self._read_file(path) for path in self.split_files(split, root)]
+        points, labels = zip(*clouds, strict=True)
+        return np.concatenate(points), np.concatenate(labels)
 
-    def load(self, split: Split, root: Path) -> PointClouds:
-        """Read one split as stored."""
-        problem = self.missing(root)
-        if problem:
-            raise UserError(problem)
-        points, labels, digest = [], [], hashlib.sha256()
-        for path in self.files(split, root):
-            try:
-                with h5py.File(path, "r") as file:
-                    absent = [key for key in ("data", "label") if key not in file]
-                    if absent:
-                        raise UserError(f"{path}: no key '{absent[0]}' (found: {', '.join(sorted(file))})")
-                    cloud, label = np.asarray(file["data"], np.float32), np.asarray(file["label"], np.int64)
-            except (OSError, ValueError) as error:
-                raise UserError(f"{path}: cannot be read as h5 ({error}); was the download complete?") from None
-            label = label.reshape(-1)
-            check_clouds(cloud, label, classes=len(self.classes), where=str(path))
-            if cloud.shape[1] != self.points:
-                raise UserError(f"{path}: {cloud.shape[1]} points per cloud, expected {self.points}")
-            points.append(cloud)
-            labels.append(label)
-            digest.update(cloud.tobytes())
-            digest.update(label.tobytes())
-        return PointClouds(np.concatenate(points), np.concatenate(labels), digest.hexdigest())
+    def _read_file(self, path: Path) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.int64]]:
+        refuse_unreadable(path)
+        try:
+            with h5py.File(path, "r") as file:
+                absent = [key for key in ("data", "label") if key not in file]
+                if absent:
+                    raise UserError(f"{path}: no key '{absent[0]}' (found: {', '.join(sorted(file))})")
+                for shape in (file["data"].shape, file["label"].shape):
+                    if math.prod(shape) > LIMIT:  # a few bytes can unpack to any size
+                        raise UserError(
+                            f"{path}: holds an array of shape {shape}, more than any official file; {AGAIN}"
+                        )
+                points, labels = np.asarray(file["data"], np.float32), np.asarray(file["label"], np.int64)
+        except (OSError, ValueError, RuntimeError, TypeError, AttributeError) as error:
+            raise UserError(f"{path}: cannot be read as h5 ({error}); was the download complete? {AGAIN}") from None
+        labels = labels.reshape(-1)
+        self.check(points, labels, path)
+        return points, labels
 
 
 def _declare(name: str, folder: str, stem: str, *, train: int, test: int) -> H5Dataset:

@@ -27,6 +27,8 @@ class Split:
     """(n, N, 3) float32"""
     labels: Tensor
     """(n,) int64"""
+    sampled: bool = False
+    """The points are those that the encoder sees at test (`at_test`)."""
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -36,11 +38,13 @@ def load_splits(trial: Trial, device: torch.device) -> tuple[Split, Split, Split
     """Train, test and, if asked for, validation split on the device, and the data's digest."""
     root = data_root()
     train, test = trial.dataset.load("train", root), trial.dataset.load("test", root)
-    held = carve_validation(train.labels, trial.protocol.validation_fraction, seed=validation_seed(trial.dataset.name))
+    seed = validation_seed(trial.dataset.name, trial.protocol.validation_seed)
+    held = carve_validation(train.labels, trial.protocol.validation_fraction, seed=seed)
     digest = combined_digest(train, test)
 
     validation = _on_device(train, held, device) if held.any() else None
-    return _on_device(train, ~held, device), _on_device(test, slice(None), device), validation, digest
+    kept = ~held if held.any() else slice(None)  # all of it stays as it is mapped: no copy per process
+    return _on_device(train, kept, device), _on_device(test, slice(None), device), validation, digest
 
 
 def load_split(dataset: Dataset, split: SplitName, device: torch.device) -> Split:
@@ -64,10 +68,21 @@ def carve_validation(labels: npt.NDArray[np.int64], fraction: float, *, seed: in
     return held
 
 
+def at_test(split: Split, trial: Trial) -> Split:
+    """The split with the points that the encoder sees at test, chosen once however often it is evaluated."""
+    return Split(torch.cat([clouds for _, clouds in test_batches(split, trial)]), split.labels, sampled=True)
+
+
 def test_batches(split: Split, trial: Trial) -> Iterator[tuple[Tensor, Tensor]]:
     """(indices, clouds as the encoder sees them at test), in index order."""
     count = trial.data.points
     assert count is not None
-    for begin in range(0, len(split), EVALUATION_BATCH):
-        indices = torch.arange(begin, min(begin + EVALUATION_BATCH, len(split)), device=split.labels.device)
-        yield indices, test_points(split.points[indices], count, trial.data.sampling)
+    for indices, clouds in batches(split.points):
+        yield indices, clouds if split.sampled else test_points(clouds, count, trial.data.sampling)
+
+
+def batches(clouds: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+    """(indices, clouds) in index order, as many at a time as are evaluated together."""
+    for begin in range(0, len(clouds), EVALUATION_BATCH):
+        indices = torch.arange(begin, min(begin + EVALUATION_BATCH, len(clouds)), device=clouds.device)
+        yield indices, clouds[begin : begin + EVALUATION_BATCH]

@@ -35,6 +35,10 @@ class ShippedDataset(Dataset):
         """It is always there, unless the installation is damaged."""
         return None if self.path.is_file() else f"{self.path} is missing: the installation is damaged, reinstall"
 
+    def sources(self, root: Path) -> list[Path]:
+        """The file in the package."""
+        return [self.path]
+
     def load(self, split: Split, root: Path) -> PointClouds:
         """Read one split; the file is checked against the declared digest."""
         content = self.path.read_bytes()

@@ -21,6 +21,8 @@ class Groups(NamedTuple):
     """(B, G, M) int64: index in the cloud of each patch's points, nearest first."""
     picks: Tensor
     """(B, G) int64: index in the cloud of each centre."""
+    above: Groups | None = None
+    """The centres, grouped in turn (hierarchical encoders)."""
 
 
 def gather_points(values: Tensor, indices: Tensor) -> Tensor:

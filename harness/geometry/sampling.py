@@ -49,3 +49,29 @@ def farthest_points(points: Tensor, count: int, *, start: Tensor | None = None) 
         distance = torch.minimum(distance, dx * dx + dy * dy + dz * dz)
         last = distance.argmax(1, keepdim=True)
     return order[picks]
+
+
+@torch.no_grad()
+def all_points(points: Tensor) -> Tensor:
+    """What `farthest_points` keeps when it takes as many points as there are, without its loop: sorting is enough.
+
+    points (B, N, 3) float -> (B, N) int64, for each cloud the same indices as `farthest_points(points, N)`, equally
+    often, each kept point at its own position. Taking every point leaves nothing to choose but three things: index 0
+    is kept; of points at one place the kernel's first is; and all others, copies and those near the origin, give way
+    to the one index that the kernel repeats when nothing is left, the first candidate in its order. (Two places whose
+    squared distance is not above 0 in float32 count as two here and as one there: they would be 1e-22 apart.)
+    """
+    order = _scan_order(points.shape[1], points.device)
+    planes = points[:, order].permute(2, 0, 1).contiguous() + 0.0  # (3, B, N), in the kernel's order, without -0.0
+    candidate = planes[0] * planes[0] + planes[1] * planes[1] + planes[2] * planes[2] > NEAR_ORIGIN
+    # Sorted by x, y and z, copies are neighbours; sorts are stable, so the kernel's first of them comes first.
+    rank = torch.arange(points.shape[1], device=points.device).expand(len(points), -1)
+    for plane in reversed(planes.unbind()):
+        rank = rank.gather(1, plane.gather(1, rank).argsort(dim=1, stable=True))
+    place = planes.gather(2, rank.expand(3, -1, -1))
+    copy = torch.zeros_like(candidate)
+    copy.scatter_(1, rank[:, 1:], (place[..., 1:] == place[..., :-1]).all(0))
+    kept = candidate & ~copy
+    kept[:, 0] = True  # order[0] == 0
+    indices = torch.where(kept, order, order[candidate.to(torch.uint8).argmax(1, keepdim=True)])
+    return indices[:, torch.argsort(order)]

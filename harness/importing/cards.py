@@ -1,4 +1,4 @@
-"""An imported fine-tuned model: HARNESS_DATA/models/NAME with adapter_model.safetensors and adapter_config.json."""
+"""An imported fine-tuned model: HARNESS_DATA/models/NAME with adapter_model, head and adapter_config."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from harness.data.folder import printable
 from harness.errors import UserError
 from harness.models.manifest import NAME, Source, data_root
 
-TENSORS, CARD = "adapter_model.safetensors", "adapter_config.json"
+TENSORS, HEAD, CARD = "adapter_model.safetensors", "head.safetensors", "adapter_config.json"
 IMPORTED = "imported"
 """Stands for a trial's identity in the card of an adapter that no trial made."""
 
@@ -40,6 +40,8 @@ class ImportedCard(BaseModel):
     source: Source
     digest: str
     """SHA-256 of the tensors' file."""
+    head_digest: str
+    """SHA-256 of the head's."""
     harness: str
     imported: str
 

@@ -6,7 +6,8 @@ FOLDER/tensors.safetensors gets the tensors and, last, FOLDER/answer.json what e
 is refused. Nothing of this process is unpickled by anybody: what comes back is data.
 
 Pickles are read by torch's restricted unpickler, which runs no code of the file: it knows tensors, containers, and what
-ALLOWED names. `easydict.EasyDict` becomes an OrderedDict by its name, since torch takes no other dictionary.
+ALLOWED names. numpy's names are answered by stand-ins of ours, so that no state of the file reaches numpy's internals;
+`easydict.EasyDict` becomes an OrderedDict, since torch takes no other dictionary.
 """
 
 from __future__ import annotations
@@ -27,7 +28,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from numpy._core import multiarray
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
@@ -41,20 +41,48 @@ SPARE = 2**30
 PROCESSOR_SECONDS = 120
 LONGEST_NAME, MOST_TENSORS, MOST_SAID = 300, 20_000, 40
 
-ALLOWED: list[Any] = [
-    *((function, f"numpy.{core}.multiarray.{name}")  # `core` is what numpy 1 called it
-      for core in ("_core", "core")
-      for name, function in (("scalar", multiarray.scalar), ("_reconstruct", multiarray._reconstruct))),
-    np.ndarray,
-    np.dtype,
-    *(type(np.dtype(code)) for code in "?bBhHiIlLqQefd"),
-    argparse.Namespace,
-    (collections.OrderedDict, "easydict.EasyDict"),
-]  # fmt: skip
-
 
 class Refused(Exception):
     """Why a file gives nothing."""
+
+
+class _Kind:
+    """Stands for numpy.dtype: a type of numbers."""
+
+    def __init__(self, spec: str, *flags: Any) -> None:
+        self.dtype = np.dtype(str(spec))
+        if self.dtype.kind not in "biuf":
+            raise Refused(f"holds numbers of type {spec!s:.20}, which is none")
+
+    def __setstate__(self, state: tuple[Any, ...]) -> None:
+        """numpy's state: version, byte order, and what only records have."""
+        self.dtype = self.dtype.newbyteorder(state[1])
+
+
+class _Array:
+    """Stands for numpy.ndarray: nothing of it is of use here."""
+
+    def __setstate__(self, state: object) -> None:
+        """Shape, type and content are let go."""
+
+
+def _reconstruct(*arguments: object) -> _Array:
+    return _Array()
+
+
+def _scalar(kind: _Kind, content: bytes) -> float | int | bool:
+    number: float | int | bool = np.frombuffer(content, kind.dtype, count=1)[0].item()
+    return number
+
+
+ALLOWED: list[Any] = [
+    *((_scalar, f"numpy.{core}.multiarray.scalar") for core in ("_core", "core")),  # `core` is what numpy 1 called it
+    *((_reconstruct, f"numpy.{core}.multiarray._reconstruct") for core in ("_core", "core")),
+    (_Array, "numpy.ndarray"),
+    (_Kind, "numpy.dtype"),
+    argparse.Namespace,
+    (collections.OrderedDict, "easydict.EasyDict"),
+]
 
 
 def main(path: Path, folder: Path) -> None:
@@ -140,6 +168,8 @@ def _pickle(path: Path) -> Any:
         warnings.simplefilter("ignore")
         try:
             return torch.load(path, map_location="cpu", weights_only=True, mmap=False)
+        except Refused:
+            raise
         except Exception as error:
             if needed := _needed(path, error):
                 raise Refused(
@@ -181,8 +211,6 @@ def _said(beside: Mapping[Any, Any], above: str = "") -> Iterator[tuple[str, flo
     for key, value in beside.items():
         name = f"{above}{key!s:.60}"
         if isinstance(value, Tensor) and value.numel() == 1 and value.layout is torch.strided:
-            value = value.item()
-        if isinstance(value, np.generic):
             value = value.item()
         if isinstance(value, Mapping) and not above:
             yield from _said(value, f"{name}.")

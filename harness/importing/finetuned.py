@@ -112,14 +112,18 @@ def trained_on(head: Head, name: str | None) -> Dataset:
     classes: dict[str, int] = {}
     for known in registry.names("datasets"):
         with contextlib.suppress(UserError):  # a plug-in that fails hides no other
-            classes[known] = len(registry.get("datasets", known).classes)
+            dataset = registry.get("datasets", known)
+            if isinstance(dataset, Dataset):
+                classes[known] = len(dataset.classes)
     if name is None:
         fitting = ", ".join(known for known, count in classes.items() if count == head.classes) or "none is here"
         raise UserError(
             f"a fine-tuned model of {head.classes} classes: say what it was trained on with --data NAME (of so many "
             f"classes: {fitting})"
         )
-    declared: Dataset = registry.get("datasets", name)
+    declared = registry.get("datasets", name)
+    if not isinstance(declared, Dataset):
+        raise UserError(f"--data {name}: is not a dataset of this kind of classification")
     if len(declared.classes) != head.classes:
         raise UserError(f"--data {name}: has {len(declared.classes)} classes, and the file's head {head.classes}")
     return declared

@@ -7,15 +7,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load
 
 from harness import registry
-from harness.adapter import fill, untrained
+from harness.adapter import fill, unpack, untrained
 from harness.data.dataset import Dataset
 from harness.data.splits import load_split, test_batches
 from harness.errors import UserError
-from harness.importing.cards import CARD, TENSORS, ImportedCard, imported_models, read_imported
+from harness.importing.cards import CARD, HEAD, TENSORS, ImportedCard, imported_models, read_imported
 from harness.models.manifest import NAME, data_root, model_folder
 from harness.settings import Protocol, Resources, Train
 from harness.trained import TrainedModel, load_trial, usable_device
@@ -84,20 +82,25 @@ def _load(folder: Path, device: str | torch.device) -> ImportedModel:
             f"model '{card.name}' ({folder}) was imported on other weights '{card.base}': SHA-256 "
             f"{str(known.base_weights)[:12]}…, here {str(weights)[:12]}…; import one of the two again"
         )
-    try:
-        content = (folder / TENSORS).read_bytes()
-        state = load(content)
-    except (OSError, SafetensorError) as error:
-        raise UserError(f"{folder / TENSORS}: cannot be read ({error}); import it again") from None
-    if hashlib.sha256(content).hexdigest() != card.digest:
-        raise UserError(f"{folder / TENSORS}: damaged or replaced: not the SHA-256 of its card; import it again")
-    if misfit := fill(attached, state):
+    contents = [_content(folder / TENSORS, card.digest), _content(folder / HEAD, card.head_digest)]
+    if misfit := fill(attached, unpack(contents, attached, trial.method)):
         raise UserError(f"{folder / TENSORS}: {misfit}; the harness has changed since the import: import it again")
     model = attached.model.to(place).eval()
     if card.from_training_set and attached.before_training is not None:
         clouds = load_split(_training_set(card), "train", place)
         attached.before_training(batch for _, batch in test_batches(clouds, trial))
     return ImportedModel(model, known.classes, trial, card)
+
+
+def _content(path: Path, digest: str) -> bytes:
+    """The bytes of a file that the card vouches for. Raises UserError."""
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror}); import it again") from None
+    if hashlib.sha256(content).hexdigest() != digest:
+        raise UserError(f"{path}: damaged or replaced: not the SHA-256 of its card; import it again")
+    return content
 
 
 def _training_set(card: ImportedCard) -> Dataset:

@@ -19,7 +19,7 @@ from harness.adapter import fill, pack, tensors, untrained
 from harness.atomic import write_in_order
 from harness.data.dataset import Dataset
 from harness.errors import UserError
-from harness.importing.cards import CARD, IMPORTED, TENSORS, ImportedCard
+from harness.importing.cards import CARD, HEAD, IMPORTED, TENSORS, ImportedCard
 from harness.importing.child import Refused
 from harness.importing.encoders import check_name, file_stem, now, source
 from harness.importing.finetuned import Head, head_of, known_model, method_of, trained_on
@@ -69,7 +69,8 @@ def import_model(
     if misfit := fill(filled.attached, filled.state):
         raise Refused(misfit)
     trial = filled.trial
-    content, card = pack(filled.attached, trial, train_items=dataset.train_items)
+    packed = pack(filled.attached, trial, train_items=dataset.train_items)
+    card = packed.card
     spec = {key: value for key, value in card.spec.items() if key not in NOT_KNOWN}
     imported = ImportedCard(
         name=name,
@@ -88,12 +89,13 @@ def import_model(
             missing=dict.fromkeys(filled.lacking, "of the base weights, or made of the training set when loaded"),
             assumed={key: value for key, value in _untold(trial, found).items() if key not in settings},
         ),
-        digest=hashlib.sha256(content).hexdigest(),
+        digest=hashlib.sha256(packed.adapter).hexdigest(),
+        head_digest=hashlib.sha256(packed.head).hexdigest(),
         harness=__version__,
         imported=now(),
     )
-    document = imported.model_dump_json(indent=1) + "\n"
-    write_in_order([(model_folder(name) / TENSORS, content), (model_folder(name) / CARD, document)])
+    folder, document = model_folder(name), imported.model_dump_json(indent=1) + "\n"
+    write_in_order([(folder / TENSORS, packed.adapter), (folder / HEAD, packed.head), (folder / CARD, document)])
     return imported
 
 

@@ -62,6 +62,7 @@ def environment(device: torch.device, *, precision: str, threads: int, git: str 
         "torch": torch.__version__,
         "accelerate": _version("accelerate"),
         "ray": _version("ray"),
+        "peft": _version("peft"),
         "platform": f"{platform.system()} {platform.machine()}",
         "cpu": cpu_name(),
         "cpus": os.cpu_count(),
@@ -73,7 +74,7 @@ def environment(device: torch.device, *, precision: str, threads: int, git: str 
 
 def libraries() -> str:
     """Versions of what computes."""
-    found = {name: _version(name) for name in ("torch", "accelerate", "numpy")}
+    found = {name: _version(name) for name in ("torch", "accelerate", "numpy", "peft")}
     found |= {"python": platform.python_version(), "harness": harness.__version__}
     return ", ".join(f"{name} {number}" for name, number in found.items())
 

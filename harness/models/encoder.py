@@ -7,7 +7,7 @@ from abc import abstractmethod
 from collections.abc import Sequence
 from dataclasses import replace
 from itertools import accumulate, pairwise
-from typing import Self
+from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
@@ -109,9 +109,17 @@ class Encoder(nn.Module):
     def embed(self, patches: Groups) -> Tokens:
         """Patches -> the sequence before the first block."""
 
-    @abstractmethod
     def transform(self, tokens: Tokens, keep: Sequence[int] = ()) -> Tokens:
         """Run the blocks and the final norm; patch tokens after the blocks in `keep` go into `kept`."""
+        for index, block in enumerate(self.blocks):
+            tokens = block(self._before(index, tokens))
+            if index in keep:
+                tokens = replace(tokens, kept=(*tokens.kept, tokens.patches))
+        return replace(tokens, features=self.norm(tokens.features))
+
+    def _before(self, index: int, tokens: Tokens) -> Tokens:
+        """The tokens that block `index` gets, from those of the block before."""
+        return tokens
 
     def forward(self, points: Tensor, keep: Sequence[int] = ()) -> Tokens:
         """Points (B, N, 3) -> Tokens after the final norm."""
@@ -204,14 +212,6 @@ class PlainEncoder(Encoder):
             centers=patches.centers,
         )
 
-    def transform(self, tokens: Tokens, keep: Sequence[int] = ()) -> Tokens:
-        """Run the blocks and the final norm."""
-        for index, block in enumerate(self.blocks):
-            tokens = block(tokens)
-            if index in keep:
-                tokens = replace(tokens, kept=(*tokens.kept, tokens.patches))
-        return replace(tokens, features=self.norm(tokens.features))
-
 
 class HierarchicalEncoder(Encoder):
     """Patches of patches, without a class token: every level's tokens are grouped into the tokens of the next.
@@ -291,35 +291,37 @@ class HierarchicalEncoder(Encoder):
         )
 
     def patches(self, points: Tensor) -> Groups:
-        """Cut clouds (B, N, 3) into the first level's patches."""
-        return group(points, self.groups[0], self.group_sizes[0])
+        """Cut clouds (B, N, 3) into the first level's patches; their centres are grouped up to the last level."""
+        return self._pyramid(points, 0)
+
+    def _pyramid(self, points: Tensor, level: int) -> Groups:
+        patches = group(points, self.groups[level], self.group_sizes[level])
+        if level == len(self.groups) - 1:
+            return patches
+        return patches._replace(above=self._pyramid(patches.centers, level + 1))
 
     def embed(self, patches: Groups) -> Tokens:
         """Patches -> the first level's tokens."""
-        return self._enter(0, self.embeddings[0](patches.neighbourhoods), patches.centers)
+        features = self.embeddings[0](patches.neighbourhoods)
+        return Tokens(features=features, class_tokens=0, **self._places(0, patches))
 
-    def _enter(self, level: int, features: Tensor, centers: Tensor, tokens: Tokens | None = None) -> Tokens:
-        fields = {
-            "features": features,
+    def _places(self, level: int, patches: Groups) -> dict[str, Any]:
+        """What tokens know of where they are."""
+        centers = patches.centers
+        distance = torch.cdist(centers, centers, compute_mode="donot_use_mm_for_euclid_dist")
+        return {
             "positions": self.positions[level](centers),
             "centers": centers,
-            "near": torch.cdist(centers, centers, compute_mode="donot_use_mm_for_euclid_dist") < self.radii[level],
+            "near": distance < self.radii[level],
+            "above": patches.above,
         }
-        return Tokens(**fields, class_tokens=0) if tokens is None else replace(tokens, **fields)
 
-    def rise(self, level: int, tokens: Tokens) -> Tokens:
-        """The tokens of a level, made of those of the level below; prompts stay behind."""
-        patches = group(tokens.centers, self.groups[level], self.group_sizes[level])
+    def _before(self, index: int, tokens: Tokens) -> Tokens:
+        """At the start of a level its tokens, made of those of the level below; prompts stay behind."""
+        level = self.starts.index(index) if index in self.starts else 0
+        if not level:
+            return tokens
+        patches = tokens.above
+        assert patches is not None
         members = gather_points(tokens.patches, patches.members)  # (B, G, M, C of the level below)
-        return self._enter(level, self.embeddings[level](members), patches.centers, tokens)
-
-    def transform(self, tokens: Tokens, keep: Sequence[int] = ()) -> Tokens:
-        """Run the blocks, level by level, and the final norm."""
-        levels = {start: level for level, start in enumerate(self.starts) if level}
-        for index, block in enumerate(self.blocks):
-            if index in levels:
-                tokens = self.rise(levels[index], tokens)
-            tokens = block(tokens)
-            if index in keep:
-                tokens = replace(tokens, kept=(*tokens.kept, tokens.patches))
-        return replace(tokens, features=self.norm(tokens.features))
+        return replace(tokens, features=self.embeddings[level](members), **self._places(level, patches))

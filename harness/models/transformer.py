@@ -12,6 +12,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from harness.geometry import Groups
+
 
 @dataclass(frozen=True)
 class Tokens:
@@ -30,6 +32,8 @@ class Tokens:
     """Tokens in front that are no prompts: 1, or 0 where an encoder has no class token."""
     near: Tensor | None = None
     """(B, G, G) bool: which patches attend to which; None where all do."""
+    above: Groups | None = None
+    """How the patches are grouped into those of the next level (hierarchical encoders)."""
     kept: tuple[Tensor, ...] = ()
     """Patch tokens (B, G, C) after the blocks that the caller asked to keep."""
 

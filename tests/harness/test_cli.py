@@ -91,6 +91,10 @@ def test_plan_and_validate(tmp_path: Path) -> None:
         ["predict", "0123abcd", "bad.yaml"],
         ["predict", "bad.yaml", "bad.yaml"],
         ["predict", "0123abcd"],
+        ["verify", "nowhere.json"],
+        ["verify", "bad.yaml"],
+        ["verify", "--device", "tpu"],
+        ["verify", "--dtype", "float16"],
     ],
     ids=" ".join,
 )
@@ -122,7 +126,7 @@ def test_what_is_missing_is_said_in_one_message(tmp_path: Path) -> None:
     for words in (
         "main_split/training_objectdataset.h5",
         "main_split_nobg",
-        "modelnet40_ply_hdf5_2048",
+        "modelnet40_train_8192pts_fps.dat",
         "point_mae_shapenet",
         "github.com/Pang-Yatian",
     ):

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from harness.geometry import farthest_points, gather_points, group, nearest
+from harness.geometry import all_points, farthest_points, gather_points, group, nearest
 
 
 def kernel(points: np.ndarray, count: int) -> list[int]:
@@ -46,6 +46,29 @@ def test_ties_go_to_the_lower_thread_and_exhausted_clouds_repeat() -> None:
 def test_fewer_picks_are_the_first_of_more() -> None:
     cloud = torch.rand(2, 50, 3)
     assert torch.equal(farthest_points(cloud, 20)[:, :8], farthest_points(cloud, 8))
+
+
+def awkward_clouds(batch: int, total: int) -> torch.Tensor:
+    """Near-origin points, copies, and near-origin copies, at position 0 too; coordinates on a coarse grid."""
+    clouds = torch.randint(-6, 7, (batch, total, 3), generator=torch.Generator().manual_seed(total)) / 8
+    clouds[::3, 0] = torch.tensor([0.01, -0.01, 0.0])
+    clouds[1::3, -1] = clouds[1::3, 0]
+    clouds[::4, total // 2] = -0.0
+    return clouds
+
+
+@pytest.mark.parametrize("total", [1, 2, 7, 64, 700])
+def test_all_points_are_those_of_the_loop_equally_often(total: int) -> None:
+    for clouds in (awkward_clouds(8, total), torch.randn(8, total, 3, generator=torch.Generator().manual_seed(1)) / 9):
+        found, looped = all_points(clouds), farthest_points(clouds, total)
+        assert torch.equal(found.sort(1).values, looped.sort(1).values)
+        kept = found == torch.arange(total)
+        assert kept[:, 0].all(), "the encoder's own sampling starts here"
+        assert (kept.sum(1) == torch.tensor([len(row.unique()) for row in looped])).all(), "kept where they are"
+
+
+def test_all_points_where_none_is_eligible() -> None:
+    assert all_points(torch.zeros(1, 4, 3))[0].tolist() == farthest_points(torch.zeros(1, 4, 3), 4)[0].tolist()
 
 
 def test_start_can_be_chosen() -> None:

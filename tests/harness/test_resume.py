@@ -116,8 +116,13 @@ def test_goes_on_exactly(
     assert not (tmp_path / "cut" / trial.identity / CHECKPOINT).exists()
 
 
-def test_the_best_epoch_so_far_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    trial = make_trial("lora", {}, epochs=6, selection="validation", validation_fraction=0.2)
+@pytest.mark.parametrize(
+    "protocol", [{"selection": "validation", "validation_fraction": 0.2}, {"selection": "paper", "vote": 2}], ids=str
+)
+def test_the_best_epoch_so_far_is_kept(
+    protocol: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trial = make_trial("lora", {}, epochs=6, **protocol)
     whole = run(trial, tmp_path / "whole")
     for epoch in (1, 3, 5):
         cut_off(monkeypatch, trial, tmp_path / "cut", epoch=epoch)

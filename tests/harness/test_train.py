@@ -14,8 +14,8 @@ from harness import registry
 from harness.baselines import nearest_neighbour, shape_features
 from harness.build import build, set_training
 from harness.data.dataset import PointClouds
-from harness.data.splits import carve_validation, load_splits
-from harness.evaluation import evaluate
+from harness.data.splits import at_test, carve_validation, load_splits
+from harness.evaluation import evaluate, vote
 from harness.models.point_mae import PointMAE
 from harness.settings import Data, Protocol, Resources, Train
 from harness.train import learning_rate, run_trial
@@ -57,7 +57,8 @@ def test_a_trial_leaves_what_it_promises(tmp_path: Path) -> None:
         assert len(stored["label"]) == result.metrics.total == trial.dataset.test_items
     assert result.metrics.correct == right
     assert result.metrics.accuracy == right / trial.dataset.test_items
-    assert result.storage.adapter == (folder.path / "adapter" / "adapter_model.safetensors").stat().st_size
+    files = [folder.path / "adapter" / name for name in ("adapter_model.safetensors", "head.safetensors")]
+    assert result.storage.adapter == sum(file.stat().st_size for file in files)
     assert [row["epoch"] for row in folder.metrics()] == [0]
     assert result.memory.host_peak is not None and result.memory.host_peak > 50_000_000
     assert result.attempts[0]["status"] == "done"
@@ -92,6 +93,8 @@ def test_the_adapter_file_on_the_base_weights_is_the_trained_model(method: str, 
     train, test, _, _ = load_splits(trial, torch.device("cpu"))
     attached, _ = build(trial, device=torch.device("cpu"), train_items=len(train), train=train)
     state = load_file(folder.path / "adapter" / "adapter_model.safetensors")
+    assert not any(name.startswith("head.") for name in state)
+    state |= load_file(folder.path / "adapter" / "head.safetensors")
     assert set(attached.trainable) <= set(state)
     attached.model.load_state_dict(state, strict=False)
     again = evaluate(attached.model, test, trial, Accelerator())
@@ -127,6 +130,86 @@ def test_validation_is_carved_by_class_and_never_from_test(tmp_path: Path) -> No
     assert result.metrics.validation_accuracy is not None
 
 
+def test_another_validation_seed_holds_out_other_items() -> None:
+    def held_out(seed: int) -> torch.Tensor:
+        protocol = Protocol(selection="validation", validation_fraction=0.2, validation_seed=seed)
+        _, _, validation, _ = load_splits(make_trial(protocol=protocol), torch.device("cpu"))
+        assert validation is not None
+        return validation.points
+
+    assert torch.equal(held_out(0), held_out(0)) and not torch.equal(held_out(0), held_out(1))
+    assert "validation_seed" not in make_trial().spec()["protocol"], "suites without it keep their identities"
+    other = make_trial(protocol=Protocol(validation_seed=3))
+    assert other.identity != make_trial(protocol=Protocol()).identity
+    assert Trial.from_spec(other.spec()).identity == other.identity
+
+
+def test_the_papers_number_chooses_nothing(tmp_path: Path) -> None:
+    settings = Train(epochs=4, batch_size=16, warmup_epochs=0, drop_path=0, learning_rate=3e-2)
+    last, paper = (
+        make_trial("full", train=settings, protocol=Protocol(selection=selection, frozen_batchnorm="batch"))
+        for selection in ("last", "paper")
+    )
+    writer = claim(paper, tmp_path)
+    headline, found = run_trial(last, claim(last, tmp_path)), run_trial(paper, writer)
+    seen = [row["test/accuracy"] for row in writer.folder.metrics()]
+    assert len(seen) == 4 and seen[-1] == found.metrics.accuracy == headline.metrics.accuracy
+    one, other = (
+        load_file(tmp_path / trial.identity / "adapter" / "adapter_model.safetensors") for trial in (last, paper)
+    )
+    assert all(torch.equal(one[name], other[name]) for name in one), "looking on changes no bit of the training"
+    assert found.metrics.accuracy_best_on_test == max(seen) > min(seen)
+    assert headline.metrics.accuracy_best_on_test is None
+    assert "selection: paper" in headline.reasons["metrics.accuracy_best_on_test"]
+
+
+@pytest.mark.parametrize("sampling", ["random", "fps"])
+def test_votes_average_the_scores_of_random_passes(
+    sampling: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from accelerate import Accelerator
+
+    trial = make_trial(
+        "linear_probe",
+        data=Data(points=128, sampling=sampling),  # type: ignore[arg-type]
+        protocol=Protocol(vote=3, frozen_batchnorm="running"),
+    )
+    writer = claim(trial, tmp_path)
+    result = run_trial(trial, writer)
+    with np.load(writer.path / "predictions.npz") as stored:
+        voted = stored["vote"]
+        assert result.metrics.accuracy_vote == (voted == stored["label"]).mean()
+        assert result.metrics.accuracy == (stored["prediction"] == stored["label"]).mean()
+        assert not np.array_equal(voted, stored["prediction"])
+    train, test, _, _ = load_splits(trial, torch.device("cpu"))
+    attached, _ = build(trial, device=torch.device("cpu"), train_items=len(train), train=train)
+    for file in ("adapter_model.safetensors", "head.safetensors"):
+        attached.model.load_state_dict(load_file(writer.path / "adapter" / file), strict=False)
+    passes: list[torch.Tensor] = []
+    handle = attached.model.register_forward_hook(lambda _, inputs, scores: passes.append(scores))
+    torch.manual_seed(1)
+    again = vote(attached.model, test, trial, Accelerator())
+    handle.remove()
+    assert np.array_equal(again.prediction, voted), "votes have a random stream of their own"
+    whole = torch.cat(passes).view(3, len(test), -1)
+    assert np.array_equal(whole.mean(0).argmax(1).numpy(), voted)
+    assert not torch.allclose(whole[0], whole[1])
+    monkeypatch.setattr("harness.data.splits.EVALUATION_BATCH", 17)
+    assert np.array_equal(vote(attached.model, test, trial, Accelerator()).prediction, voted)
+
+
+def test_a_split_is_sampled_once_and_evaluated_alike() -> None:
+    from accelerate import Accelerator
+
+    trial = make_trial(data=Data(points=128, sampling="fps"))
+    train, test, _, _ = load_splits(trial, torch.device("cpu"))
+    attached, _ = build(trial, device=torch.device("cpu"), train_items=len(train), train=train)
+    once = at_test(test, trial)
+    assert once.points.shape == (len(test), 128, 3) and torch.equal(at_test(once, trial).points, once.points)
+    first, second = (evaluate(attached.model, split, trial, Accelerator()) for split in (test, once))
+    assert np.array_equal(first.prediction, second.prediction) and first.loss == second.loss
+
+
 def test_frozen_batch_norms(tmp_path: Path) -> None:
     trial = make_trial("lora")
     train, _, _, _ = load_splits(trial, torch.device("cpu"))
@@ -155,11 +238,34 @@ def test_the_schedule_warms_up_and_comes_down() -> None:
     assert math.isfinite(learning_rate(Train(epochs=1, warmup_epochs=5), 3, 4))
 
 
+def test_the_papers_schedule_is_an_epoch_late_and_runs_one_more() -> None:
+    settings = Train(schedule="paper")
+    assert settings.passes == 301
+    rates = [learning_rate(settings, epoch * 7 + 3, 7) for epoch in range(301)]
+    assert rates[0] == rates[1] == learning_rate(settings, 0, 7) == learning_rate(settings, 13, 7) == 1e-6
+
+    def official(t: int) -> float:  # timm 0.4.5 CosineLRScheduler, lr_min = warmup_lr_init = 1e-6
+        return 1e-6 + t * (5e-4 - 1e-6) / 10 if t < 10 else 1e-6 + (5e-4 - 1e-6) * (1 + math.cos(math.pi * t / 300)) / 2
+
+    assert rates[1:] == pytest.approx([official(epoch) for epoch in range(300)])
+    assert rates[10] < rates[11] < 5e-4, "the cosine starts with the warm-up, so the highest rate is never reached"
+    assert learning_rate(Train(schedule="paper", warmup_epochs=0), 0, 7) == 5e-4
+
+
+def test_a_trial_of_the_papers_schedule(tmp_path: Path) -> None:
+    train = Train(epochs=2, warmup_epochs=1, schedule="paper", batch_size=64)
+    trial = make_trial("linear_probe", train=train)
+    writer = claim(trial, tmp_path)
+    assert run_trial(trial, writer).status == "done"
+    rates = [row["train/rate"] for row in writer.folder.metrics()]
+    assert rates == pytest.approx([1e-6, 1e-6, (5e-4 + 1e-6) / 2])
+
+
 def test_seeds_do_not_depend_on_the_method() -> None:
     assert Seeds.of("a", 0) == Seeds.of("a", 0)
     assert len({Seeds.of("a", 0), Seeds.of("a", 1), Seeds.of("b", 0)}) == 3
     streams = Seeds.of("a", 0)
-    assert len({streams.initialisation, streams.order, streams.augmentation, streams.dropout}) == 4
+    assert len({streams.initialisation, streams.order, streams.augmentation, streams.dropout, streams.vote}) == 5
 
 
 def test_nan_points_are_refused(tmp_path: Path) -> None:

@@ -18,21 +18,24 @@ from accelerate.state import AcceleratorState
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from harness import load_trial, registry
-from harness.adapter import fill, untrained
+from harness import load_exported, load_trial, registry
+from harness.adapter import fill, unpack, untrained
 from harness.cli import main
 from harness.data.imported import clouds_path
 from harness.data.importing import import_folder
 from harness.data.splits import EVALUATION_BATCH
 from harness.data.splits import test_batches as batches
 from harness.errors import UserError
+from harness.export import export
+from harness.models.encoder import PlainEncoder
 from harness.models.point_mae import PointMAE
-from harness.models.weights import WEIGHTS, data_root
+from harness.models.weights import WEIGHTS, data_root, load_weights
 from harness.result import Result
 from harness.settings import Data, Protocol, Resources, Train
 from harness.train import Training, run_trial
+from harness.trained import FILES
 from harness.trial import Trial, identity_of
-from harness.trial_folder import ADAPTER, ADAPTER_CARD
+from harness.trial_folder import ADAPTER, ADAPTER_CARD, ADAPTER_HEAD
 from tests.harness.test_train import claim, make_trial
 
 ROOT = Path(__file__).parent.parent.parent
@@ -121,13 +124,15 @@ def test_the_adapter_file_needs_no_seed(method: str, weights: str, finish: Finis
     other = finished.trial.with_seed(1234)
     attached, _ = untrained(other, train_items=other.dataset.train_items)
     assert not torch.equal(logits(attached.model, finished.seen), finished.scores)
-    assert fill(attached, load_file(finished.path / ADAPTER)) is None
+    contents = [(finished.path / file).read_bytes() for file in FILES.values()]
+    assert fill(attached, unpack(contents, attached, other.method)) is None
     assert torch.equal(logits(attached.model, finished.seen), finished.scores)
 
 
 def test_what_the_base_weights_hold_is_not_in_the_adapter(finish: Finish) -> None:
-    probe = set(load_file(finish("linear_probe").path / ADAPTER))
-    assert {name for name in probe if not name.startswith("head.")} == {"encoder.class_token", "encoder.class_position"}
+    probe = finish("linear_probe").path
+    assert set(load_file(probe / ADAPTER)) == {"encoder.class_token", "encoder.class_position"}
+    assert all(name.startswith("head.") for name in load_file(probe / ADAPTER_HEAD))
     bank = set(load_file(finish("point_peft").path / ADAPTER))
     query = {name for name in bank if name.startswith("encoder.query.")}
     assert query == {"encoder.query.encoder.class_token", "encoder.query.encoder.class_position"}
@@ -194,6 +199,55 @@ def test_a_specification_that_is_none_here(monkeypatch: pytest.MonkeyPatch) -> N
         Trial.from_spec(make_trial(backbone=on("mine")).spec())
 
 
+@pytest.mark.filterwarnings("ignore:Unexpected keyword arguments \\['harness'\\]")  # our part of the card
+@pytest.mark.parametrize("method", ["lora", "hf_peft"])
+def test_hf_peft_reads_its_adapters(method: str, finish: Finish) -> None:
+    """Onto the bare encoder with the base weights, without this harness."""
+    peft = pytest.importorskip("peft")
+    finished = finish(method, backbone=on(WEIGHTS_NAME))
+    encoder = finished.trial.backbone.build(drop_path=0.0)
+    load_weights(encoder, WEIGHTS_NAME)
+    read = peft.PeftModel.from_pretrained(encoder, finished.path / ADAPTER.parent).eval()
+    with torch.no_grad():
+        ours = load_trial(finished.path).model.encoder(finished.seen).features
+        assert torch.allclose(read(finished.seen).features, ours, atol=1e-5)
+
+
+@pytest.mark.parametrize("method", ["full", "linear_probe", "lora", "bitfit", "hf_peft"])
+def test_an_exported_model_is_the_trained_one(
+    method: str,
+    finish: Finish,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    finished = finish(method, backbone=on(WEIGHTS_NAME))
+    file = tmp_path / "deep" / "model.safetensors"
+    monkeypatch.setattr(sys, "argv", ["harness", "export", str(finished.path), str(file), "--json"])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert not ended.value.code
+    assert json.loads(capsys.readouterr().out)["difference"] < 1e-5
+    model = load_exported(file)
+    assert type(model.encoder) is PlainEncoder
+    assert torch.allclose(logits(model, finished.seen), finished.scores, atol=1e-4)
+
+
+def test_what_cannot_be_exported(finish: Finish, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="method 'dapt' changes what the encoder computes"):
+        export(load_trial(finish("dapt").path), tmp_path / "model.safetensors")
+    with pytest.raises(UserError, match=r"name the file model\.pt\.safetensors"):
+        export(load_trial(finish("lora").path), tmp_path / "model.pt")
+    assert not list(tmp_path.iterdir())
+    export(load_trial(finish("lora").path), tmp_path / "model.safetensors")
+    (tmp_path / "model.json").write_text('{"backbone": {"name": "point_mae", "settings": {}}, "pool": ["class"]}')
+    with pytest.raises(UserError, match=r"does not describe model\.safetensors"):
+        load_exported(tmp_path / "model.safetensors")
+    (tmp_path / "model.json").unlink()
+    with pytest.raises(UserError, match=r"model\.json: cannot be read"):
+        load_exported(tmp_path / "model.safetensors")
+
+
 # Errors, one per thing that can be wrong
 
 
@@ -204,16 +258,16 @@ def edit_result(path: Path, **changes: object) -> None:
 
 def edit_card(path: Path, **changes: object) -> None:
     raw = json.loads((path / ADAPTER_CARD).read_text())
-    (path / ADAPTER_CARD).write_text(json.dumps(raw | changes))
+    (path / ADAPTER_CARD).write_text(json.dumps(raw | {"harness": raw["harness"] | changes}))
 
 
 def edit_tensors(path: Path, change: Callable[[dict[str, Tensor]], object]) -> None:
     """Other tensors, and a result that vouches for them."""
-    state = load_file(path / ADAPTER)
+    state = load_file(path / ADAPTER_HEAD)
     change(state)
-    save_file(state, path / ADAPTER)
+    save_file(state, path / ADAPTER_HEAD)
     digests = json.loads((path / "result.json").read_text())["digests"]
-    edit_result(path, digests=digests | {"adapter": hashlib.sha256((path / ADAPTER).read_bytes()).hexdigest()})
+    edit_result(path, digests=digests | {"head": hashlib.sha256((path / ADAPTER_HEAD).read_bytes()).hexdigest()})
 
 
 def spec_of(path: Path) -> dict[str, object]:
@@ -235,6 +289,7 @@ DAMAGE: dict[str, tuple[Callable[[Path], object], str]] = {
     "baseline": (lambda p: edit_result(p, spec=BASELINE), "baseline 'nearest_neighbour', which trains nothing"),
     "no adapter": (lambda p: (p / ADAPTER).unlink(), "the suite says `keep: none`, or it was removed"),
     "damaged adapter": (lambda p: (p / ADAPTER).write_bytes(b"x"), "damaged or replaced: SHA-256 2d711642b726"),
+    "damaged head": (lambda p: (p / ADAPTER_HEAD).write_bytes(b"x"), "head.safetensors: damaged or replaced"),
     "no adapter by digest": (lambda p: edit_result(p, digests={}), "result.json says None"),
     "no card": (lambda p: (p / ADAPTER_CARD).unlink(), "adapter_config.json: cannot be read (No such file"),
     "cut card": (lambda p: (p / ADAPTER_CARD).write_text("{"), "damaged, or not of this version of the harness"),

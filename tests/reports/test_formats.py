@@ -23,7 +23,7 @@ from harness.store import Entry, SuiteResults
 from reports import html, markdown, tidy
 from reports.build import leaderboard
 from reports.columns import COLUMNS
-from tests.reports.synthetic import altered, changed, spec_of, synthetic, write_folder
+from tests.reports.synthetic import altered, changed, spec_of, synthetic, with_asides, write_folder
 
 WRITERS: dict[str, Callable[[SuiteResults, Path], None]] = {
     "md": markdown.write,
@@ -169,6 +169,35 @@ def test_all_formats_hold_the_same_numbers(name: str, tmp_path: Path) -> None:
             expected = shown(None if value is None else value * column.scale, column.decimals)
             assert number(in_md) == number(in_page) == expected
             assert pd.isna(overall_line[column.name]) if value is None else overall_line[column.name] == value
+
+
+@pytest.mark.parametrize("name", ["whole", "one dataset"])
+def test_all_formats_hold_the_numbers_beside_the_headline(name: str, tmp_path: Path) -> None:
+    results = with_asides(SUITES[name])
+    files, board = render(results, tmp_path), leaderboard(results)
+    datasets, page = board.datasets, Page(files["html"])
+    header, _, *in_markdown = markdown_tables(files["md"])[0]
+    in_html = [row for row in page.tables[0][2:] if len(row) > 1]
+    in_csv = pd.read_csv(io.StringIO(files["csv"]))
+    ranked = len(datasets) + (len(datasets) > 1)
+    titles = [f"{dataset} {title}" for title in ("⚠ best on test", "by vote") for dataset in datasets]
+    assert header[2 + ranked : 2 + ranked + len(titles)] == titles
+    places = [int(a["data-column"] or "") for tag, a in page.tags if "data-column" in a]
+    assert places == list(range(len(header) - 1)), "what sorting goes by"
+    for row, md, html_row in zip(board.rows, in_markdown, in_html, strict=True):
+        for index, dataset in enumerate(datasets):
+            line = in_csv[(in_csv.method == row.method) & (in_csv.dataset == dataset)].iloc[0]
+            for place, key in ((ranked, "accuracy_best_on_test"), (ranked + len(datasets), "accuracy_vote")):
+                found = row.cells[index].aside(key)
+                assert md[2 + place + index] == html_row[1 + place + index]
+                if found is None:
+                    assert md[2 + place + index] == "–" and pd.isna(line[f"{key}_mean"])
+                else:
+                    assert md[2 + place + index].startswith(f"{100 * found.summary.mean:.1f}")
+                    assert ("10 passes" in md[2 + place + index]) == (key == "accuracy_vote")
+                    assert line[f"{key}_mean"] == found.summary.mean and line[f"{key}_n"] == found.summary.n
+    assert in_csv[(in_csv.method == "lora")].iloc[0].votes == 10
+    assert "chosen on the very test split" in files["md"] and "chosen on the very test split" in files["html"]
 
 
 def test_csv_is_tidy(suite: SuiteResults, tmp_path: Path) -> None:

@@ -14,7 +14,16 @@ from harness.store import Entry, SuiteResults
 from reports.build import leaderboard
 from reports.figure import Panel, linear_ticks, log_ticks, panels, spread
 from reports.leaderboard import Cell, Leaderboard, Row
-from tests.reports.synthetic import DATASETS, ENVIRONMENT, METHODS, altered, changed, spec_of, synthetic
+from tests.reports.synthetic import (
+    DATASETS,
+    ENVIRONMENT,
+    METHODS,
+    altered,
+    changed,
+    spec_of,
+    synthetic,
+    with_asides,
+)
 
 
 def row_of(board: Leaderboard, method: str) -> Row:
@@ -138,7 +147,12 @@ def test_a_single_seed_is_not_called_best_before_several(suite: SuiteResults) ->
     [
         ({"data_points": 1024}, "points per cloud 1024"),
         ({"train_augment": "none"}, "training augmentation none"),
+        ({"data_sampling": "fps"}, "point sampling fps"),
         ({"protocol_selection": "validation"}, "selection validation"),
+        ({"protocol_selection": "paper"}, "selection paper"),
+        ({"protocol_vote": 10}, "votes 10"),
+        ({"protocol_validation_seed": 3}, "validation seed 3"),
+        ({"method_settings": {"pool": ["class"]}}, "head inputs (a method's own prompts apart) class"),
         ({"resources_precision": "bf16"}, "precision bf16"),
     ],
 )
@@ -158,6 +172,46 @@ def test_other_protocols_are_not_ranked_together(suite: SuiteResults, change: di
     pairs = [(c.dataset, c.first.method, c.second.method) for c in board.comparisons]
     assert {dataset for dataset, *names in pairs if "dapt" in names} == {"sweethome12_scanlike"}
     assert row_of(board, "dapt").section != row_of(board, "lora").section
+
+
+def test_prompts_among_a_heads_inputs_are_the_methods_own(suite: SuiteResults) -> None:
+    heads = {"dapt": ["class", "prompt_mean", "patch_max"], "lora": ["patch_max", "class"], "vpt": ["class"]}
+
+    def pooled(entry: Entry) -> Result | None:
+        assert entry.result is not None
+        settings = {"pool": heads.get(entry.method, ["class", "patch_max"])}
+        spec = spec_of(entry.method, entry.dataset, entry.seed, method_settings=settings)
+        return entry.result if entry.reference else entry.result.model_copy(update={"spec": spec})
+
+    board = leaderboard(changed(suite, pooled))
+    assert {cell_of(board, method, "sweethome12").protocol for method in ("dapt", "lora", "full")} == {"A"}
+    assert cell_of(board, "vpt", "sweethome12").protocol == "B", "without the patches it is another head"
+
+
+def test_numbers_beside_the_headline_are_shown_and_rank_nothing(suite: SuiteResults) -> None:
+    plain, board = leaderboard(suite), leaderboard(with_asides(suite))
+    assert [aside.key for aside in plain.asides()] == []
+    assert [aside.key for aside in board.asides()] == ["accuracy_best_on_test", "accuracy_vote"]
+    cell = cell_of(board, "lora", "sweethome12")
+    best, vote = cell.aside("accuracy_best_on_test"), cell.aside("accuracy_vote")
+    assert cell.summary is not None and best is not None and vote is not None
+    assert best.summary.mean == pytest.approx(cell.summary.mean + 0.1) and best.votes == ()
+    assert vote.summary.mean == pytest.approx(cell.summary.mean + 0.05) and vote.votes == (10,)
+    assert cell_of(board, "full", "sweethome12").aside("accuracy_vote") is None
+    assert any("Best on test is the papers' number" in notice for notice in board.notices)
+    key = [(row.method, row.standing, [(c.summary, c.standing) for c in row.cells]) for row in plain.rows]
+    assert key == [(row.method, row.standing, [(c.summary, c.standing) for c in row.cells]) for row in board.rows]
+
+
+def test_an_accuracy_that_cannot_be_is_named(suite: SuiteResults) -> None:
+    def wrong(entry: Entry) -> Result | None:
+        assert entry.result is not None
+        if (entry.method, entry.dataset, entry.seed) != ("lora", "sweethome12", 1):
+            return entry.result
+        return altered(entry.result, metrics={"accuracy": 0.8})
+
+    [notice] = leaderboard(changed(suite, wrong)).notices
+    assert notice == "lora on sweethome12, seed 1: an accuracy of 80 % cannot occur on a test set of 139 items."
 
 
 def test_datasets_may_have_protocols_of_their_own(suite: SuiteResults) -> None:

@@ -48,7 +48,7 @@ def test_missing_files_are_named(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("damage", "words"),
     [
-        (lambda p: p.write_bytes(b""), "cannot be read as h5"),
+        (lambda p: p.write_bytes(b""), "is empty"),
         (lambda p: p.write_bytes(p.read_bytes()[:700]), "cannot be read as h5"),
         (lambda p: write(p, np.zeros((2, 8, 2)), np.zeros(2)), "shape"),
         (lambda p: write(p, np.zeros((2, 9, 3)), np.zeros(2)), "9 points per cloud"),

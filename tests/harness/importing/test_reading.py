@@ -86,6 +86,8 @@ def test_what_the_papers_code_puts_beside_the_model(
         "config": kind(model=kind(trans_dim=384), npoints=2048),
         "args": argparse.Namespace(seed=0),
         "lost": float("nan"),
+        "curve": np.arange(3.0),
+        "big_endian": np.array([7.5], dtype=">f4")[0],
     }
     path = saved(tmp_path / "a.pth", {"base_model": {**MODEL, "comment": "not a tensor"}, **beside})
     monkeypatch.delitem(sys.modules, "easydict")  # need not be installed
@@ -98,6 +100,7 @@ def test_what_the_papers_code_puts_beside_the_model(
             "metrics.of": 2882,
             "best_metrics.acc": 86.0,
             "config.npoints": 2048,
+            "big_endian": 7.5,
         }
 
 
@@ -158,6 +161,10 @@ REFUSED: dict[str, tuple[Callable[[Path], Path], str]] = {
     "numbers for names": (lambda p: saved(p, {7: torch.ones(1)}), "a tensor is called 7, which is no name"),
     "names for terminals": (lambda p: saved(p, {"a\x1b[2J": torch.ones(1)}), "a tensor is called a\\u001b[2J, which"),
     "sparse": (lambda p: saved(p, {"w": torch.eye(2).to_sparse()}), "'w' is no plain tensor (torch.float32, torch.spa"),
+    "objects": (
+        lambda p: saved(p, {"base_model": MODEL, "x": np.array([None, 1], dtype=object)}),
+        "holds numbers of type O8, which is none",
+    ),
     "complex": (lambda p: saved(p, {"w": torch.ones(1) * 1j}), "'w' is no plain tensor (torch.complex64"),
     "too many": (
         lambda p: saved(p, {str(i): None for i in range(20_001)}), "holds 20,001 tensors; no model that is known here",

@@ -46,7 +46,7 @@ class IA3(Method):
         """Put the scales into every block."""
         added: list[nn.Parameter] = []
         for block in encoder.plain_blocks:
-            block.attn.qkv = qkv = ScaledKeysAndValues(block.attn.qkv, dim=encoder.dim)
+            block.attn.qkv = qkv = ScaledKeysAndValues(block.attn.qkv, dim=block.dim)
             added += [qkv.keys, qkv.values]
             if self.hidden:
                 block.mlp.fc2 = fc2 = ScaledInput(block.mlp.fc2, width=block.mlp.width)

@@ -1,0 +1,55 @@
+"""SSF: a learned scale and shift after every operation of the frozen encoder.
+
+Lian et al., NeurIPS 2022, arXiv 2210.08823, equation 2: y = gamma * x + beta, channel by channel; official
+`models/vision_transformer.py`, tuning mode `ssf`. (They cannot be merged into this encoder, as the paper does into
+its own: the joint projection to queries, keys and values has no bias that could take a shift.)
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from harness.method import Adapted, Method, Task
+from harness.models.encoder import Encoder
+
+
+class ScaleShift(nn.Module):
+    """x * gamma + beta on the last axis; gamma ~ N(1, 0.02), beta ~ N(0, 0.02) as in the official code."""
+
+    def __init__(self, dim: int) -> None:
+        super().__init__()
+        self.gamma = nn.Parameter(torch.empty(dim).normal_(1, 0.02))
+        self.beta = nn.Parameter(torch.empty(dim).normal_(0, 0.02))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(..., C) -> (..., C)."""
+        return torch.addcmul(self.beta, x, self.gamma)
+
+
+class SSF(Method):
+    """Scale and shift after both norms and all four linear layers of every block, after tokenizers and final norm.
+
+    Class token and position train too.
+    """
+
+    def adapt(self, encoder: Encoder, task: Task) -> Adapted:
+        """Put a scale and shift behind every operation."""
+        added: list[nn.Module] = []
+
+        def shifted(operation: nn.Module, width: int) -> nn.Sequential:
+            added.append(ScaleShift(width))
+            return nn.Sequential(operation, added[-1])
+
+        for block in encoder.plain_blocks:
+            block.norm1 = shifted(block.norm1, block.dim)
+            block.attn.qkv = shifted(block.attn.qkv, 3 * block.dim)
+            block.attn.proj = shifted(block.attn.proj, block.dim)
+            block.norm2 = shifted(block.norm2, block.dim)
+            block.mlp.fc1 = shifted(block.mlp.fc1, block.mlp.width)
+            block.mlp.fc2 = shifted(block.mlp.fc2, block.dim)
+        adapted = encoder.with_parts(
+            tokenizers=[shifted(part, width) for part, width in zip(encoder.tokenizers, encoder.widths, strict=True)],
+            norm=shifted(encoder.norm, encoder.dim),
+        )
+        return Adapted(adapted, added=added, unfrozen=encoder.class_parameters)

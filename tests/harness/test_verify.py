@@ -1,0 +1,471 @@
+"""`harness verify`: what agrees, what does not, and what is no record at all."""
+
+import json
+import shutil
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from harness.cli import main
+from harness.errors import UserError
+from harness.rebuilt import Rebuilt
+from harness.recorded import BUNDLED, bundled, read_record
+from harness.verify import Check, DType, one_pass, verify
+from tests.parity.recording import Recipe, write_record
+
+DAPT, PEFT, FULL = "dapt_use_mean_None", "pointpeft_mae", "pointmae_full"
+
+
+def copied(name: str, folder: Path) -> Path:
+    """A bundled record in another folder."""
+    for file in json.loads((BUNDLED / f"{name}.json").read_text())["state_files"]:
+        shutil.copyfile(BUNDLED / file, folder / file)
+    return Path(shutil.copyfile(BUNDLED / f"{name}.json", folder / f"{name}.json"))
+
+
+def change_manifest(file: Path, change: Callable[[Any], Any]) -> None:
+    content = json.loads(file.read_text())
+    change(content)
+    file.write_text(json.dumps(content))
+
+
+def change_tensors(file: Path, change: Callable[[dict[str, Tensor]], Any]) -> None:
+    path = file.with_suffix(".safetensors")
+    tensors = load_file(path)
+    change(tensors)
+    save_file(tensors, path)
+
+
+def failing(file: Path, dtype: DType = "float32") -> set[str]:
+    return {check.name for check in verify(file, dtype=dtype) if not check.passed}
+
+
+def failing_in_one_pass(file: Path) -> set[str]:
+    found = one_pass(read_record(file), device=torch.device("cpu"), dtype=torch.float32)
+    return {check.name for check in found if not check.passed}
+
+
+def command(monkeypatch: pytest.MonkeyPatch, *arguments: str | Path) -> int:
+    monkeypatch.setattr(sys, "argv", ["harness", "verify", *map(str, arguments)])
+    with pytest.raises(SystemExit) as stop:
+        main()
+    assert isinstance(stop.value.code, int)
+    return stop.value.code
+
+
+# The command
+
+
+def test_a_record_given_by_path_agrees(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert command(monkeypatch, copied(DAPT, tmp_path)) == 0
+    told = capsys.readouterr()
+    assert told.err == "" and "1 of 1 agree" in told.out
+    for words in ("eval logits", "gradients, relative", "AdamW loss 5", "512,864 here", "1.0e-05"):
+        assert words in told.out
+
+
+def test_json_says_every_error_and_tolerance(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    first, second = copied(DAPT, tmp_path), copied(PEFT, tmp_path)
+    change_tensors(second, lambda t: t["out.loss"].add_(1))
+    assert command(monkeypatch, first, second, "--json") == 1
+    told = json.loads(capsys.readouterr().out)
+    assert (told["device"], told["dtype"], told["passed"]) == ("cpu", "float32", False)
+    assert [(f["fixture"], f["passed"], f["refused"]) for f in told["fixtures"]] == [
+        (DAPT, True, None),
+        (PEFT, False, None),
+    ]
+    (loss,) = [check for check in told["fixtures"][1]["checks"] if check["name"] == "loss"]
+    assert loss["error"] == pytest.approx(1, abs=1e-3) and loss["tolerance"] == 1e-4 and not loss["passed"]
+
+
+def test_a_bad_record_does_not_hide_the_others(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert command(monkeypatch, tmp_path / "none.json", copied(DAPT, tmp_path), "--json") == 2
+    told = capsys.readouterr()
+    assert [f["passed"] for f in json.loads(told.out)["fixtures"]] == [False, True]
+    assert told.err == f"error: {tmp_path / 'none.json'}: no such file\n"
+    assert command(monkeypatch, tmp_path / "none.json", tmp_path / f"{DAPT}.json") == 2
+    told = capsys.readouterr()
+    assert "refused" in told.out and "1 of 2 agree" in told.out and "no such file" in told.err
+
+
+def test_without_arguments_the_bundled_ones_are_verified(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = []
+    monkeypatch.setattr("harness.verify.verify", lambda file, **_: seen.append(file) or [Check("x", 0, 0)])
+    assert command(monkeypatch) == 0
+    assert seen == bundled() and len(seen) >= 6
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device here")
+def test_a_device_that_is_not_there(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    assert command(monkeypatch, "--device", "cuda") == 2
+    assert "no CUDA device" in capsys.readouterr().err
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("file", bundled(), ids=lambda file: file.stem)
+def test_we_agree_on_a_gpu(file: Path) -> None:
+    assert [check for check in verify(file, device="cuda") if not check.passed] == []
+
+
+# What differs is noticed
+
+
+@pytest.mark.parametrize(
+    ("name", "key", "change", "check"),
+    [
+        (DAPT, "out.logits_eval", lambda t: t[2, 1].add_(2e-5), "eval logits"),
+        (PEFT, "out.logits_eval_each_alone", lambda t: t[3, 0].add_(2e-5), "eval logits, each cloud alone"),
+        (PEFT, "out.logits_eval_batch_reversed", lambda t: t[0, 4].sub_(2e-5), "eval logits, batch reversed"),
+        (DAPT, "out.logits_train", lambda t: t[0, 0].add_(2e-4), "train logits"),
+        (DAPT, "out.loss", lambda t: t.add_(2e-4), "loss"),
+        (DAPT, "grad.blocks.blocks.0.tfts_gamma_1", lambda t: t.mul_(1.01), "gradients, relative"),
+        (FULL, "grad.blocks.blocks.0.attn.qkv.weight", lambda t: t.mul_(1.01), "gradients, relative"),
+        (FULL, "grad.encoder.second_conv.0.weight", lambda t: t.mul_(1.01), "gradients, relative"),
+        (DAPT, "grad.cls_head_finetune.0.bias", lambda t: t.add_(5e-5), "gradients near zero"),
+        (DAPT, "bn_after_train.cls_head_finetune.1.running_mean", lambda t: t[7].add_(2e-5), "batch norm statistics"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_a_changed_tensor_is_noticed(
+    name: str, key: str, change: Callable[[Tensor], Any], check: str, tmp_path: Path
+) -> None:
+    file = copied(name, tmp_path)
+    change_tensors(file, lambda tensors: change(tensors[key]))
+    assert failing_in_one_pass(file) == {check}
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_a_missing_or_additional_gradient_is_noticed(dtype: DType, tmp_path: Path) -> None:
+    file = copied(DAPT, tmp_path)
+    change_tensors(file, lambda t: t.pop("grad.cls_pos"))
+    assert failing(file, dtype) == {"tensors with gradient"}
+    change_tensors(file, lambda t: t.update({"grad.pos_embed.0.bias": torch.zeros(128)}))
+    assert failing(file, dtype) == {"tensors with gradient"}
+
+
+@pytest.mark.parametrize(
+    ("change", "checks"),
+    [
+        (lambda m: m.update(params_total=m["params_total"] + 1), {"parameters"}),
+        (lambda m: m.update(trainable_total=1), {"trainable parameters"}),
+        (lambda m: m["trainable"].pop(), {"trainable tensors"}),
+        (lambda m: m["trainable_without_gradient"].append("cls_pos"), {"tensors without gradient"}),
+        (lambda m: m["adamw5_losses"]["losses_before_each_step"].__setitem__(0, 1.5375), {"AdamW loss 1"}),
+        (lambda m: m["adamw5_losses"]["losses_before_each_step"].__setitem__(4, 0.1650), {"AdamW loss 5"}),
+    ],
+)
+def test_a_changed_number_of_the_manifest_is_noticed(
+    change: Callable[[Any], Any], checks: set[str], tmp_path: Path
+) -> None:
+    file = copied(DAPT, tmp_path)
+    change_manifest(file, change)
+    assert failing(file) == checks
+
+
+def test_another_weight_decay_is_noticed(tmp_path: Path) -> None:
+    def move(content: Any) -> None:
+        groups = content["optimizer_groups"]
+        groups["no_decay"].append(groups["decay"].pop())
+
+    file = copied(DAPT, tmp_path)
+    change_manifest(file, move)
+    assert {"weight decay", "no weight decay"} <= failing(file)
+
+
+@pytest.mark.parametrize("settings", [{"head": {"label_smoothing": 0.1}}, {"encoder": {"groups": 15}}])
+def test_another_model_is_noticed(settings: dict[str, Any], tmp_path: Path) -> None:
+    def change(content: Any) -> None:
+        for part, values in settings.items():
+            content["model"][part].update(values)
+
+    file = copied(DAPT, tmp_path)
+    change_manifest(file, change)
+    assert {"loss", "gradients, relative"} <= failing_in_one_pass(file)
+
+
+# Rounding
+
+
+def test_adamw_is_held_to_what_rounding_does(tmp_path: Path) -> None:
+    """Where the whole encoder trains, the record of a later step is noise, and that of an earlier one is not."""
+    file = copied(FULL, tmp_path)
+    tolerances = {check.name: check.tolerance for check in verify(file)}
+    assert tolerances["AdamW loss 1"] == tolerances["AdamW loss 2"] == 1e-3 < tolerances["AdamW loss 5"] < 0.5
+
+    def change(content: Any) -> None:
+        losses = content["adamw5_losses"]["losses_before_each_step"]
+        losses[1] *= 1.003
+        losses[4] *= 2
+
+    change_manifest(file, change)
+    assert failing(file) == {"AdamW loss 2", "AdamW loss 5"}
+
+
+@pytest.mark.parametrize(("factor", "passes"), [(1.02, True), (1.2, False)])
+def test_float64_decides_where_a_float32_gradient_is_off(
+    factor: float, passes: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where float32 meets a near-tie otherwise, float64 has to agree; it does not excuse everything."""
+    original = Rebuilt.backward
+
+    def off(self: Rebuilt) -> tuple[Tensor, Tensor]:
+        found = original(self)
+        gradient = self.trainable()["cls_head_finetune.8.weight"].grad
+        assert gradient is not None
+        if gradient.dtype == torch.float32:
+            gradient.mul_(factor)
+        return found
+
+    monkeypatch.setattr(Rebuilt, "backward", off)
+    record = read_record(BUNDLED / f"{DAPT}.json")
+    found = {check.name: check for check in one_pass(record, device=torch.device("cpu"), dtype=torch.float32)}
+    assert found["gradients, relative"].passed is passes
+    assert ("gradients that float64 confirms" in found) is passes
+
+
+def test_unlisted_gradients_may_be_zero(tmp_path: Path) -> None:
+    """A manifest need not list them: float64 tells which ones are zero, and no others are excused."""
+    file = copied("m2ae_scan_full", tmp_path)
+    change_manifest(file, lambda m: m.pop("fp32_vs_fp64"))
+    assert failing_in_one_pass(file) == set()
+    change_tensors(file, lambda t: t["grad.norm.bias"].add_(2e-4))
+    assert failing_in_one_pass(file) == {"gradients, relative"}
+
+
+# Records of other sizes and families
+
+
+def recipe(name: str, **changes: Any) -> Recipe:
+    plain = {"dim": 24, "depth": 2, "heads": 3, "groups": 8, "group_size": 6, "drop_path": 0.1}
+    encoders: dict[str, dict[str, Any]] = {
+        "point_bert": {**plain, "tokenizer_dim": 16},
+        "act": plain | {"depth": 3, "groups": 6},
+        "recon": plain | {"dim": 32, "heads": 4, "tokenizer_width": 24},
+        "point_m2ae": {
+            "dims": [12, 24],
+            "depths": [2, 1],
+            "heads": 3,
+            "num_groups": [16, 8],
+            "group_sizes": [6, 4],
+            "local_radius": [0.4, 0.8],
+        },
+    }
+    return Recipe(name=f"other_{name}", encoder={"name": name, **encoders[name]}, **changes)
+
+
+OTHERS = [
+    recipe(
+        "point_bert",
+        method={"name": "full"},
+        head={"inputs": ["class", "patch_max"], "classes": 7, "label_smoothing": 0.2},
+        kind="two_layer",
+        unstated=("tokenizer_dim",),
+    ),
+    recipe(
+        "act",
+        method={"name": "vpt", "prompts": 3},
+        head={"inputs": ["prompt_max", "patch_mean"], "classes": 4, "label_smoothing": 0.0, "layers": 2},
+        kind="two_layer",
+        clouds=5,
+    ),
+    recipe(
+        "recon",
+        method={"name": "lora", "rank": 2, "targets": ["attn.qkv", "mlp.fc2"]},
+        head={"inputs": ["max", "mean", "class"], "classes": 3, "kind": "three_layer"},
+        kind="three_layer",
+        points=200,
+    ),
+    recipe(
+        "point_m2ae",
+        method={"name": "adapter", "width": 5},
+        unstated=("dims", "depths"),
+        head={"inputs": ["mean_plus_max", "max_without_first"], "classes": 6, "label_smoothing": 0.3},
+        kind="three_layer",
+        extra={"fp32_vs_fp64": {"analytically_zero_gradients_with_their_fp32_noise": {"no.such.tensor": 1e-7}}},
+    ),
+]
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("other", OTHERS, ids=lambda other: other.name)
+def test_records_of_any_size_and_family(other: Recipe, dtype: DType, tmp_path: Path) -> None:
+    """Our own outputs under official names: this tests the machinery, not our agreement with the official code."""
+    file = write_record(tmp_path, other)
+    assert failing(file, dtype) == set()
+    change_tensors(file, lambda t: t["out.logits_eval"].add_(1e-3))
+    assert failing_in_one_pass(file) == {"eval logits"}
+
+
+def test_label_smoothing_is_the_fields(tmp_path: Path) -> None:
+    file = write_record(tmp_path, OTHERS[0])
+    change_manifest(file, lambda m: m["model"]["head"].update(label_smoothing=0.0))
+    assert "loss" in failing_in_one_pass(file)
+
+
+# No records
+
+
+def garbage(file: Path) -> None:
+    file.with_suffix(".safetensors").write_bytes(b"not safetensors at all")
+
+
+def truncated(file: Path) -> None:
+    path = file.with_suffix(".safetensors")
+    path.write_bytes(path.read_bytes()[:-1000])
+
+
+def huge_header(file: Path) -> None:
+    file.with_suffix(".safetensors").write_bytes((2**60).to_bytes(8, "little") + b"{}")
+
+
+def hostile_header(file: Path) -> None:
+    header = json.dumps({"in.points": {"dtype": "F32", "shape": [2**40, 3], "data_offsets": [0, 8]}}).encode()
+    file.with_suffix(".safetensors").write_bytes(len(header).to_bytes(8, "little") + header + bytes(8))
+
+
+def without_state_file(file: Path) -> None:
+    (file.parent / "dapt_shared_state.safetensors").unlink()
+
+
+def twice_with_other_values(file: Path) -> None:
+    change_tensors(file, lambda t: t.update({"state.cls_pos": torch.ones(1, 1, 48).half()}))
+
+
+def text(content: str) -> Callable[[Path], None]:
+    def write(file: Path) -> None:
+        file.write_text(content)
+
+    return write
+
+
+def manifest(change: Callable[[Any], Any]) -> Callable[[Path], None]:
+    return lambda file: change_manifest(file, change)
+
+
+def tensors(change: Callable[[dict[str, Tensor]], Any]) -> Callable[[Path], None]:
+    return lambda file: change_tensors(file, change)
+
+
+def model(part: str, **settings: Any) -> Callable[[Path], None]:
+    return manifest(lambda m: m["model"][part].update(settings))
+
+
+def put(**found: Tensor) -> Callable[[Path], None]:
+    return tensors(lambda t: t.update({key.replace("__", "."): value for key, value in found.items()}))
+
+
+BAD: dict[str, tuple[Callable[[Path], Any], str]] = {
+    "no JSON": (text("{'model'"), "JSON"),
+    "no object": (text("[1]"), "Input should be an object"),
+    "deep JSON": (text("[" * 100_000), "JSON"),
+    "empty": (text(""), "JSON"),
+    "no text": (lambda file: file.write_bytes(b"\xff\xfe\x00"), "JSON"),
+    "huge": (lambda file: file.write_bytes(bytes(17 * 2**20)), "larger than 16 MiB"),
+    "no model": (manifest(lambda m: m.pop("model")), "model: Field required"),
+    "other format": (manifest(lambda m: m.update(format=2)), "format: Input should be 1"),
+    "loss is no number": (
+        manifest(lambda m: m["adamw5_losses"]["losses_before_each_step"].__setitem__(2, float("nan"))),
+        "adamw5_losses.losses_before_each_step.2",
+    ),
+    "four losses": (manifest(lambda m: m["adamw5_losses"]["losses_before_each_step"].pop()), "at least 5 items"),
+    "unknown encoder": (model("encoder", name="point_mea"), "did you mean 'point_mae'?"),
+    "unknown method": (model("method", name="dabt"), "did you mean 'dapt'?"),
+    "unknown setting": (model("method", rnk=3), "unknown setting 'rnk'; did you mean 'rank'?"),
+    "unknown encoder setting": (model("encoder", dept=3), "unknown setting 'dept'; did you mean 'depth'?"),
+    "unknown head setting": (model("head", label_smothing=0.1), "model.head.label_smothing"),
+    "unknown input": (model("head", inputs=["clas"]), "model.head.inputs.0"),
+    "wrong setting": (model("method", rank="many"), "rank: Input should be a valid integer"),
+    "impossible sizes": (model("encoder", heads=5), "dim 48 is not a multiple of heads 5"),
+    "too many groups": (model("encoder", groups=500), "500 groups need at least as many points"),
+    "huge size": (model("encoder", depth=10**12), "'depth' of point_mae is larger than 8192"),
+    "large size": (model("encoder", dim=8190), "have another shape"),
+    "undefined there": (model("encoder", name="point_m2ae"), "unknown setting"),
+    "inputs that are not there": (model("head", inputs=["mean"]), "cls_head_finetune.0.weight is [256, 96]"),
+    "another head": (model("head", layers=2), "tensors of this model's state are missing"),
+    "a folder in a name": (manifest(lambda m: m["state_files"].append("../x.safetensors")), "plain name of a file"),
+    "an absolute name": (manifest(lambda m: m["state_files"].append("/etc/passwd")), "plain name of a file"),
+    "no name": (manifest(lambda m: m["state_files"].append("a\0b")), "plain name of a file"),
+    "a long name": (manifest(lambda m: m["state_files"].append("x" * 5000)), "is not beside it"),
+    "no state file": (without_state_file, "dapt_shared_state.safetensors, which it names, is not beside it"),
+    "garbage": (garbage, "cannot be read as safetensors"),
+    "truncated": (truncated, "cannot be read as safetensors"),
+    "huge header": (huge_header, "cannot be read as safetensors"),
+    "hostile header": (hostile_header, "cannot be read as safetensors"),
+    "twice": (twice_with_other_values, "'state.cls_pos' is in several of its files"),
+    "missing state": (
+        tensors(lambda t: t.pop("state.cls_head_finetune.5.weight")),
+        "first: cls_head_finetune.5.weight",
+    ),
+    "foreign state": (put(state__mask_token=torch.ones(3)), "no place in this model, first: state.mask_token"),
+    "foreign buffer": (put(bn_after_train__x=torch.ones(3)), "first: bn_after_train.x"),
+    "gradient's shape": (put(grad__cls_pos=torch.ones(7)), "grad.cls_pos is [7]"),
+    "NaN": (put(out__loss=torch.tensor([float("nan")])), "'out.loss' holds NaN or infinite values"),
+    "infinite": (put(state__cls_head_finetune__x=torch.tensor([float("inf")])), "NaN or infinite"),
+    "bytes": (put(out__loss=torch.ones(1, dtype=torch.uint8)), "of type torch.uint8"),
+    "whole points": (put(in__points=torch.ones(4, 128, 3, dtype=torch.int64)), "'in.points' is of type torch.int64"),
+    "float labels": (put(in__labels=torch.ones(4)), "'in.labels' is of type torch.float32"),
+    "labels": (put(in__labels=torch.tensor([0, 1, 2, 5])), "'in.labels' must be 0 to 4"),
+    "flat points": (put(in__points=torch.ones(4, 128)), "(B, N, 3)"),
+    "one cloud": (put(in__points=torch.rand(1, 128, 3)), "two clouds or more"),
+    "many points": (put(in__points=torch.rand(4, 100_000, 3)), "up to 1048576 numbers"),
+    "logits' shape": (put(out__logits_eval=torch.ones(4, 6)), "'out.logits_eval' has shape [4, 6], must be [4, 5]"),
+    "no outputs": (tensors(lambda t: t.pop("out.logits_train")), "none of its files holds 'out.logits_train'"),
+    "no statistics": (
+        tensors(lambda t: [t.pop(key) for key in list(t) if key.startswith("bn_after")]),
+        "holds no 'bn_after_train.*'",
+    ),
+    "a bank without use": (put(in__bank=torch.ones(48, 9)), "the method keeps no memory bank"),
+}
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_bad_records_are_refused_with_one_message(
+    case: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    spoil, words = BAD[case]
+    file = copied(DAPT, tmp_path)
+    spoil(file)
+    assert command(monkeypatch, file) == 2
+    told = capsys.readouterr()
+    assert told.out == "" and "Traceback" not in told.err
+    assert words in told.err and all(line.startswith(f"error: {file}: ") for line in told.err.splitlines())
+
+
+@pytest.mark.parametrize(
+    ("spoil", "words"),
+    [
+        (tensors(lambda t: t.pop("in.cp_feat")), "one 'in.cp_feat'"),
+        (tensors(lambda t: t.pop("in.bank")), "'in.bank'"),
+        (put(in__cp_feat=torch.ones(4, 47)), "'in.cp_feat' is [4, 47]"),
+        (put(in__bank=torch.ones(47, 40)), "'in.bank' is [47, 40]"),
+        (put(in__bank=torch.ones(48, 3)), "cannot be run on its inputs"),
+    ],
+)
+def test_a_bad_memory_bank_is_refused(spoil: Callable[[Path], Any], words: str, tmp_path: Path) -> None:
+    file = copied(PEFT, tmp_path)
+    spoil(file)
+    with pytest.raises(UserError) as refused:
+        verify(file)
+    assert words in str(refused.value)
+
+
+@pytest.mark.parametrize("name", ["", "record.safetensors", "record"])
+def test_what_is_no_manifest(name: str, tmp_path: Path) -> None:
+    copied(DAPT, tmp_path)
+    with pytest.raises(UserError, match=r"name the \.json file"):
+        verify(tmp_path / name)
+    (tmp_path / "folder.json").mkdir()
+    with pytest.raises(UserError, match="no such file"):
+        verify(tmp_path / "folder.json")
