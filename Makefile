@@ -22,8 +22,7 @@ quickstart: $(STAMP)  ## Install, compare seven methods on real furniture, write
 test: $(STAMP)  ## Install and run the tests (minutes, two cores, no network)
 	$(VENV)/bin/python -m pytest -q -m "not slow" -n 2 --dist loadfile
 
-test-all: $(STAMP)  ## All tests, the slow ones included
-	$(VENV)/bin/python -m pytest -q -m "not slow" -n 2 --dist loadfile
+test-all: test  ## All tests, the slow ones included
 	$(VENV)/bin/python -m pytest -q -m slow
 
 lint: $(STAMP)  ## Style and types
