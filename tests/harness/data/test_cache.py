@@ -19,6 +19,7 @@ from harness.data.dataset import PointClouds
 from harness.data.scanobjectnn import OBJ_BG
 from harness.data.splits import load_splits
 from harness.errors import UserError
+from harness.settings import Protocol
 from tests.harness.data.official import clouds, write_h5
 
 SMALL = replace(OBJ_BG, points=8)
@@ -117,13 +118,12 @@ def test_many_that_start_at_once_convert_once(root: Path, monkeypatch: pytest.Mo
 
 def test_a_trial_on_a_cpu_trains_on_the_mapped_pages(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HARNESS_DATA", str(root))
-    protocol = SimpleNamespace(validation_fraction=0.0)
     loaded: list[PointClouds] = []
     load = type(SMALL).load
     monkeypatch.setattr(type(SMALL), "load", lambda *arguments: loaded.append(load(*arguments)) or loaded[-1])
     with warnings.catch_warnings():
         warnings.simplefilter("error")  # torch complains of arrays that it may not write
-        train, test, held, _ = load_splits(SimpleNamespace(dataset=SMALL, protocol=protocol), torch.device("cpu"))  # type: ignore[arg-type]
+        train, test, held, _ = load_splits(SimpleNamespace(dataset=SMALL, protocol=Protocol()), torch.device("cpu"))  # type: ignore[arg-type]
     assert held is None
     assert [split.points.data_ptr() for split in (train, test)] == [found.points.ctypes.data for found in loaded]
 
