@@ -30,6 +30,9 @@ CASES = [
     *((name, DROPOUTS.get(name, {})) for name in registry.names("methods")),
     ("point_peft", {"official_quirks": True}),
 ]
+EVERY_TIME = ("full", "vpt", "lora", "dapt", "point_peft")
+"""The methods that are cut off in every test run; the others with the slow tests, where all are."""
+SOME = [case if case[0] in EVERY_TIME else pytest.param(*case, marks=pytest.mark.slow) for case in CASES]
 
 
 def make_trial(method: str, settings: dict[str, Any], *, epochs: int = 4, **protocol: Any) -> Trial:
@@ -102,7 +105,7 @@ def dead_process() -> int:
     return pid
 
 
-@pytest.mark.parametrize(("method", "settings"), CASES, ids=str)
+@pytest.mark.parametrize(("method", "settings"), SOME, ids=str)
 def test_goes_on_exactly(
     method: str, settings: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -41,6 +41,9 @@ from tests.harness.test_train import claim, make_trial
 ROOT = Path(__file__).parent.parent.parent
 WEIGHTS_NAME = "point_mae_tiny_parts"
 METHODS = registry.names("methods")
+EVERY_TIME = ("full", "linear_probe", "lora", "dapt", "point_peft")
+"""The methods that these tests take every time; the others go with the slow tests."""
+SOME = [name if name in EVERY_TIME else pytest.param(name, marks=pytest.mark.slow) for name in METHODS]
 
 
 def on(weights: str) -> PointMAE:
@@ -105,7 +108,7 @@ def stored_clouds(trial: Trial) -> np.ndarray:
 
 
 @pytest.mark.parametrize("weights", [WEIGHTS_NAME, "random"])
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", SOME)
 def test_what_is_loaded_is_what_was_trained(method: str, weights: str, finish: Finish) -> None:
     finished = finish(method, backbone=on(weights))
     trained = load_trial(finished.path)
@@ -118,7 +121,7 @@ def test_what_is_loaded_is_what_was_trained(method: str, weights: str, finish: F
 
 
 @pytest.mark.parametrize("weights", [WEIGHTS_NAME, "random"])
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", SOME)
 def test_the_adapter_file_needs_no_seed(method: str, weights: str, finish: Finish) -> None:
     finished = finish(method, backbone=on(weights))
     other = finished.trial.with_seed(1234)
@@ -171,7 +174,7 @@ def test_validation_and_farthest_points(finish: Finish) -> None:
 # A specification is a trial
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", SOME)
 def test_a_specification_reads_back(method: str) -> None:
     trial = make_trial(method, seed=3, train=Train(epochs=7, learning_rate=1e-4), keep="none")
     again = Trial.from_spec(json.loads(json.dumps(trial.spec())))

@@ -149,6 +149,14 @@ def trained_by_two(request: pytest.FixtureRequest, tmp_path_factory: pytest.Temp
     return folder
 
 
+# Two processes on two cores: a minute for all networks, so one of them every time, and all with the slow tests.
+ON_TWO = [
+    case if case.backbone_name == CASES[0].backbone_name else pytest.param(case, marks=pytest.mark.slow)
+    for case in CASES
+]
+
+
+@pytest.mark.parametrize("case", ON_TWO, ids=str, indirect=True)
 def test_two_processes_train_as_one(case: Case, trained_by_two: Path) -> None:
     """Ranks end alike, whatever noise each has; without noise they end where one process on the whole batch does."""
     errors = [path.read_text() for path in sorted(trained_by_two.glob(f"{case}.*.error"))]

@@ -123,6 +123,7 @@ def test_a_change_is_noticed(name: str, mutant: Mutant) -> None:
         assert noticed_by(name) is not None, f"no parity check notices: {mutant}"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "module"), sorted({(name, mutant.module) for name, mutant in MUTANTS}))
 def test_without_a_change_nothing_is_noticed(name: str, module: str) -> None:
     with running(unchanged(module)):
