@@ -10,7 +10,6 @@ the card its keys beside ours.
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,6 +25,7 @@ from harness.build import build
 from harness.data.dataset import Dataset, PointClouds, Split
 from harness.errors import UserError
 from harness.method import Attached, Method
+from harness.models.official import renamed
 from harness.trial import Trial
 
 
@@ -106,13 +106,10 @@ PEFT = "base_model.model."
 """How HF peft begins the names of tensors in its files."""
 
 
-def file_name(name: str, method: Method) -> str:
-    """What a tensor of a classifier is called in the files."""
-    if name.startswith(HEAD) or method.peft_config() is None:
-        return name
-    for pattern, replacement in ((r"^encoder\.", PEFT), *method.peft_names):
-        name = re.sub(pattern, replacement, name)
-    return name
+def file_names(names: Iterable[str], method: Method) -> dict[str, str]:
+    """What tensors of a classifier are called in the files, by their names in it."""
+    renames = () if method.peft_config() is None else ((r"^encoder\.", PEFT), *method.peft_names)
+    return {name: name if name.startswith(HEAD) else renamed(name, renames) for name in names}
 
 
 def pack(attached: Attached, trial: Trial, *, train_items: int) -> Packed:
@@ -132,8 +129,8 @@ def pack(attached: Attached, trial: Trial, *, train_items: int) -> Packed:
         if name in attached.trainable or name not in rebuilt or not torch.equal(value.cpu(), rebuilt[name])
     }
     files: tuple[dict[str, Tensor], dict[str, Tensor]] = ({}, {})
-    for name, value in kept.items():
-        files[name.startswith(HEAD)][file_name(name, trial.method)] = value.contiguous().clone()
+    for name, called in file_names(kept, trial.method).items():
+        files[name.startswith(HEAD)][called] = kept[name].contiguous().clone()
     adapter, head = (save(file, metadata={"trial": trial.identity}) for file in files)
     card = AdapterCard(
         trial=trial.identity,
@@ -154,7 +151,7 @@ def unpack(contents: Iterable[bytes], attached: Attached, method: Method) -> dic
 
     Raises SafetensorError.
     """
-    ours = {file_name(name, method): name for name in tensors(attached.model)}
+    ours = {called: name for name, called in file_names(tensors(attached.model), method).items()}
     return {ours.get(name, name): value for content in contents for name, value in load(content).items()}
 
 

@@ -83,7 +83,7 @@ def remove(name: str) -> list[Path]:
 def suite_entry(manifest: Manifest) -> str:
     """A line for the `backbones` of a suite: the preset that fits, or every number."""
     declared = registry.get("backbones", manifest.backbone)
-    for preset in getattr(declared, "presets", {}):
+    for preset in declared.presets:
         if find_weights(manifest.name).misfit(declared(preset=preset)) is None:
             return f"{manifest.backbone}: {{preset: {preset}, weights: {manifest.name}}}"
     settings = ", ".join(f"{key}: {json.dumps(value)}" for key, value in manifest.requires.items())

@@ -6,7 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, ClassVar
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from harness.models.encoder import Encoder
 from harness.models.head import HeadKind, Pool
@@ -26,10 +26,20 @@ class Backbone(BaseModel, ABC):
     hierarchical: ClassVar[bool] = False
     """Whether tokens are grouped into fewer, wider ones on the way; such encoders have no class token."""
 
+    presets: ClassVar[dict[str, dict[str, Any]]] = {}
+    """Settings by the value of a field `preset`, `base` when not given; empty where there is no such field."""
+
     weights: Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]{1,64}$")] = "random"
     """Name of the pre-trained weights (harness.models.weights), or `random`."""
     head: HeadKind = "three_layer"
     """The classification head: Point-MAE's and the PEFT papers' three layers, or Point-BERT's own two."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _fill_from_preset(cls, given: Any) -> Any:
+        if not isinstance(given, dict):
+            return given
+        return cls.presets.get(str(given.get("preset", "base")), {}) | given
 
     @property
     @abstractmethod

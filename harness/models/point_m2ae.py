@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from itertools import count, pairwise, takewhile
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import Field, PositiveFloat, PositiveInt, model_validator
+from pydantic import Field, PositiveFloat, PositiveInt
 
 from harness.models.backbone import Backbone
 from harness.models.encoder import HierarchicalEncoder
@@ -64,13 +64,6 @@ class PointM2AE(Backbone):
     """Patches attend to each other when their centres are nearer."""
     tokenizer_width: PositiveInt = 256
     """Of the network that makes the first level's tokens."""
-
-    @model_validator(mode="before")
-    @classmethod
-    def _fill_from_preset(cls, given: Any) -> Any:
-        if not isinstance(given, dict):
-            return given
-        return cls.presets.get(str(given.get("preset", "base")), {}) | given
 
     @property
     def default_points(self) -> int:

@@ -11,7 +11,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, Literal
 
-from pydantic import PositiveInt, model_validator
+from pydantic import PositiveInt
 
 from harness.models.backbone import Backbone
 from harness.models.encoder import PlainEncoder
@@ -45,13 +45,6 @@ class PointMAE(Backbone):
     """Points of a patch; 16 in `tiny`."""
     tokenizer_width: PositiveInt = 256
     """Of the network that makes tokens of patches; 32 in `tiny`."""
-
-    @model_validator(mode="before")
-    @classmethod
-    def _fill_from_preset(cls, given: Any) -> Any:
-        if not isinstance(given, dict):
-            return given
-        return cls.presets.get(str(given.get("preset", "base")), {}) | given
 
     @property
     def default_points(self) -> int:

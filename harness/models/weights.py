@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
+from safetensors.torch import load
 
 from harness.errors import UserError, did_you_mean
 from harness.models.encoder import Encoder
@@ -209,9 +210,9 @@ def load_weights(encoder: Encoder, name: str) -> str:
         raise UserError(problem)
     path = declared.path()
     try:
-        digest = hashlib.sha256(path.read_bytes()).hexdigest()
-        with safe_open(path, framework="pt") as file:
-            state = {key: file.get_tensor(key).float() for key in file.keys()}  # noqa: SIM118
+        content = path.read_bytes()
+        digest = hashlib.sha256(content).hexdigest()
+        state = {key: value.float() for key, value in load(content).items()}
     except (SafetensorError, OSError) as error:
         raise UserError(f"{path}: cannot be read as safetensors: {error}") from None
     manifest = None if declared.shipped else read_manifest(name)

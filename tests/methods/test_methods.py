@@ -12,7 +12,7 @@ from safetensors.torch import save_file
 from torch.nn import functional as F
 
 from harness import registry
-from harness.adapter import file_name
+from harness.adapter import file_names
 from harness.errors import UserError
 from harness.method import Adapted, Method, Task, attach
 from harness.models.encoder import Encoder
@@ -249,7 +249,8 @@ def test_the_library_reads_what_hf_peft_built(settings: dict[str, object], tmp_p
     attached, clouds = case.build(), case.clouds(2, seed=0)
     for parameter in attached.trainable.values():
         parameter.data += torch.randn_like(parameter) * 0.1
-    kept = {file_name(name, case.method): p.detach() for name, p in attached.trainable.items()}
+    names = file_names(attached.trainable, case.method)
+    kept = {names[name]: p.detach() for name, p in attached.trainable.items()}
     save_file({n: p for n, p in kept.items() if not n.startswith("head.")}, tmp_path / "adapter_model.safetensors")
     (tmp_path / "adapter_config.json").write_text(json.dumps(case.method.peft_config()))
     torch.manual_seed(0)
