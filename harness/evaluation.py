@@ -45,13 +45,7 @@ class Evaluation:
         hits = self.prediction == self.label
         return float(np.mean([hits[self.label == c].mean() for c in np.unique(self.label)]))
 
-    def metrics(
-        self,
-        *,
-        validation_accuracy: float | None = None,
-        accuracy_best_on_test: float | None = None,
-        accuracy_vote: float | None = None,
-    ) -> Metrics:
+    def metrics(self) -> Metrics:
         """As results keep them."""
         return Metrics(
             accuracy=self.accuracy,
@@ -59,10 +53,11 @@ class Evaluation:
             correct=self.correct,
             total=len(self.label),
             loss=self.loss if math.isfinite(self.loss) else None,
-            validation_accuracy=validation_accuracy,
-            accuracy_best_on_test=accuracy_best_on_test,
-            accuracy_vote=accuracy_vote,
         )
+
+    def columns(self) -> dict[str, npt.NDArray[np.int16]]:
+        """As predictions.npz keeps them."""
+        return {"prediction": self.prediction.astype(np.int16), "label": self.label.astype(np.int16)}
 
 
 class Processes(Protocol):

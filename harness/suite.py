@@ -19,6 +19,7 @@ from harness.errors import Problem, SuiteError, UserError, did_you_mean
 from harness.method import misfits
 from harness.models.weights import find_weights
 from harness.settings import Data, Protocol, Resources, Train
+from harness.tasks import TASKS, task_of
 from harness.trial import Keep, Trial
 from harness.yaml_source import Source, YamlPath, parse_settings, read_yaml
 
@@ -260,8 +261,8 @@ class _Resolver:
         for index, name in enumerate(data.get("datasets") or [] if isinstance(data.get("datasets"), list) else []):
             if isinstance(name, str) and name not in registry.names("datasets"):
                 self._problem(("datasets", index), f"datasets.{index}", registry.explain_unknown("datasets", name))
-            elif isinstance(name, str) and (task := registry.get("datasets", name).task) != "classification":
-                hint = "suites train on classification; `harness data list` shows what each dataset is for"
+            elif isinstance(name, str) and (task := registry.get("datasets", name).task) not in TASKS:
+                hint = f"suites train on {' and '.join(TASKS)}; `harness data list` shows what each dataset is for"
                 self._problem(("datasets", index), f"datasets.{index}", f"'{name}' is for {task}; {hint}")
         for kind in ("methods", "backbones"):
             entries = data.get(kind)
@@ -421,7 +422,7 @@ class _Resolver:
             )
         if len(self.problems) > before:
             return None
-        return Trial(
+        trial = Trial(
             method_label=method,
             backbone_label=backbone,
             method_name=method_name,
@@ -435,6 +436,10 @@ class _Resolver:
             resources=sections["resources"],
             keep=file.keep,
         )
+        for field, message in task_of(declaration).problems(trial):
+            path = ("backbones", backbone) if field == "backbone" else tuple(field.split("."))
+            self._problem(path, ".".join(path), f"{message} ({dataset})")
+        return trial if len(self.problems) == before else None
 
     def _check_weights(self, encoder: Any, backbone_name: str, path: tuple[str, ...]) -> None:
         try:
@@ -451,6 +456,10 @@ class _Resolver:
         found: dict[str, Trial] = {}
         for trial in trials:
             if reference.baseline is not None:
+                if not task_of(trial.dataset).baselines:
+                    why = f"baselines are for classification, and {trial.dataset.name} is for {trial.dataset.task}"
+                    self._problem(("references", label), f"references.{label}", why)
+                    break
                 twin = replace(trial, method_label=label, baseline=reference.baseline, seed=0, reference=True)
             elif trial.method_label == reference.method and not trial.reference:
                 backbone = trial.backbone.model_copy(update={"weights": reference.weights})
