@@ -1,7 +1,7 @@
 """The contract of a dataset: declared as data, loaded only where a trial needs it.
 
-`Dataset` is what suites train on today: classification. Data for other tasks is declared likewise (`Declaration`), so
-that it is listed and checked with the rest; suites refuse it by its task.
+`Dataset` is for classification, `PartDataset` for part segmentation. Data for other tasks is declared likewise
+(`Declaration`), so that it is listed and checked with the rest; suites refuse it by its task.
 """
 
 from __future__ import annotations
@@ -99,7 +99,25 @@ class Dataset(Declaration):
         """Read one split. Raises UserError for files that are missing or wrong."""
 
 
-def combined_digest(train: PointClouds, test: PointClouds) -> str:
+@dataclass(frozen=True)
+class PartDataset(Declaration):
+    """A part segmentation dataset: `classes` are the categories, which are given, and `parts` what is to be told."""
+
+    task: ClassVar[Task] = "part segmentation"
+
+    parts: tuple[tuple[int, ...], ...]
+    """The parts of each category, counted from 0 over all of them; no part belongs to two."""
+
+    @abstractmethod
+    def load_train(self, root: Path) -> PartClouds:
+        """Read what is trained on. Raises UserError for files that are missing or wrong."""
+
+    @abstractmethod
+    def load_test(self, root: Path) -> PartClouds:
+        """Read the test split. Raises UserError for files that are missing or wrong."""
+
+
+def combined_digest(train: PointClouds | PartClouds, test: PointClouds | PartClouds) -> str:
     """One SHA-256 for both splits, as results keep it."""
     return hashlib.sha256(f"{train.digest} {test.digest}".encode()).hexdigest()
 

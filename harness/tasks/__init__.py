@@ -7,10 +7,11 @@ from typing import Any
 from harness.data.dataset import Declaration
 from harness.tasks.classification import Classification
 from harness.tasks.definition import Batch, Outcome, Splits, TaskDefinition
+from harness.tasks.part_segmentation import PartSegmentation
 
 __all__ = ["TASKS", "Batch", "Outcome", "Splits", "TaskDefinition", "task_of"]
 
-TASKS: dict[str, TaskDefinition[Any]] = {task.name: task for task in (Classification(),)}
+TASKS: dict[str, TaskDefinition[Any]] = {task.name: task for task in (Classification(), PartSegmentation())}
 """By name."""
 
 

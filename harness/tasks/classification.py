@@ -31,6 +31,12 @@ class Classification(TaskDefinition[Split]):
     name: ClassVar[str] = "classification"
     baselines: ClassVar[bool] = True
 
+    def problems(self, trial: Trial) -> list[tuple[str, str]]:
+        """A rule of sampling for clouds that differ in size."""
+        if trial.data.sampling == "resample":
+            return [("data.sampling", "resample is for part segmentation: use random or fps")]
+        return []
+
     def remembered(self, common: Mapping[str, Any], details: Mapping[str, Any]) -> Declaration:
         """Its clouds need not be on this machine."""
         return _Remembered(**common)
