@@ -319,6 +319,7 @@ class Training:
             id=trial.identity,
             spec=trial.spec(),
             status="done",
+            task=trial.dataset.task,
             metrics=outcome.metrics().model_copy(update=beside),
             parameters=Parameters(**asdict(self.attached.counts)),
             memory=MemoryRecord(
