@@ -119,3 +119,8 @@ class Result(Record):
         """The headline number."""
         value: float | None = getattr(self.metrics, self.headline.key)
         return value
+
+
+def trial_name(method: str, backbone: str, dataset: str, *, seed: int, fold: int | None = None) -> str:
+    """For people: `lora point_mae sweethome12 seed 0`, with the fold where the dataset has some."""
+    return f"{method} {backbone} {dataset} seed {seed}" + (f" fold {fold}" if fold is not None else "")

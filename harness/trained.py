@@ -150,7 +150,9 @@ class TrainedModel(ABC):
         Raises UserError when the clouds are not here, hold fewer points than the model sees, or have other classes.
         """
         declared: Declaration = registry.get("datasets", dataset or self.trial.dataset.name)
-        if declared.task != self.trial.dataset.task:
+        if self.trial.fold is not None and declared.folds:
+            declared = declared.with_fold(self.trial.fold)
+        if task_of(declared) is not task_of(self.trial.dataset):
             raise UserError(f"dataset '{declared.name}' is for {declared.task}; the model, {self.trial.dataset.task}")
         if declared.classes != self.classes:
             raise UserError(

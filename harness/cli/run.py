@@ -241,7 +241,9 @@ def plan(
         training = [str(first.train.epochs), str(first.train.batch_size), f"{first.train.learning_rate:g}"]
         if first.baseline is not None:
             training = ["–"] * 3
-        table.add_row(*labels, str(len(members)), f"{done}/{len(members)}", *training, str(first.data.points))
+        seeds, folds = ({trial.label(key) for trial in members} for key in ("seed", "fold"))
+        repeats = f"{len(seeds)}" + (f" x {len(folds)} folds" if first.fold is not None else "")
+        table.add_row(*labels, repeats, f"{done}/{len(members)}", *training, str(first.data.points))
     console = make_console()
     console.print(table)
     if stale := sum(found == "stale" for found in statuses.values()):

@@ -62,6 +62,8 @@ class Declaration(ABC):
 
     task: ClassVar[Task]
     """What it is for."""
+    folds: ClassVar[int] = 0
+    """How many train and test splits it comes in, each an experiment of its own; 0 for the usual single one."""
 
     name: str
     version: int
@@ -78,6 +80,15 @@ class Declaration(ABC):
     licence: str
     source: str
     """Where a user gets it."""
+
+    @property
+    def fold(self) -> int | None:
+        """Which of its folds this is; None where it has none."""
+        return None
+
+    def with_fold(self, fold: int) -> Declaration:
+        """Another fold, from 0."""
+        raise UserError(f"{self.name} has no folds")
 
     @abstractmethod
     def missing(self, root: Path) -> str | None:

@@ -11,8 +11,13 @@ from harness.tasks.part_segmentation import PartSegmentation
 
 __all__ = ["TASKS", "Batch", "Outcome", "Splits", "TaskDefinition", "task_of"]
 
-TASKS: dict[str, TaskDefinition[Any]] = {task.name: task for task in (Classification(), PartSegmentation())}
-"""By name."""
+CLASSIFICATION = Classification()
+TASKS: dict[str, TaskDefinition[Any]] = {
+    "classification": CLASSIFICATION,
+    "few-shot classification": CLASSIFICATION,
+    "part segmentation": PartSegmentation(),
+}
+"""By what datasets declare."""
 
 
 def task_of(dataset: Declaration) -> TaskDefinition[Any]:

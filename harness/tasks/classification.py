@@ -39,7 +39,11 @@ class Classification(TaskDefinition[Split]):
 
     def remembered(self, common: Mapping[str, Any], details: Mapping[str, Any]) -> Declaration:
         """Its clouds need not be on this machine."""
-        return _Remembered(**common)
+        return _Remembered(**common, own_fold=details.get("fold"))
+
+    def details(self, dataset: Declaration) -> dict[str, Any]:
+        """Which fold, where the dataset has some."""
+        return {} if dataset.fold is None else {"fold": dataset.fold}
 
     def load(self, trial: Trial, device: torch.device) -> Splits[Split]:
         """As `load_splits` does."""
@@ -92,6 +96,13 @@ class Classification(TaskDefinition[Split]):
 @dataclass(frozen=True)
 class _Remembered(Dataset):
     """A declaration read from a card; the clouds need not be on this machine."""
+
+    own_fold: int | None = None
+
+    @property
+    def fold(self) -> int | None:
+        """Which fold the adapter is of."""
+        return self.own_fold
 
     def missing(self, root: Path) -> str | None:
         return f"dataset '{self.name}' is known from an adapter only; its clouds are not here"

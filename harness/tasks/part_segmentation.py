@@ -132,7 +132,7 @@ class PartSegmentation(TaskDefinition[PartSplit]):
         dataset, root = trial.dataset, data_root()
         assert isinstance(dataset, PartDataset)
         train, test = dataset.load_train(root), dataset.load_test(root)
-        seed = validation_seed(dataset.name, trial.protocol.validation_seed)
+        seed = validation_seed(trial.split_name, trial.protocol.validation_seed)
         held = torch.from_numpy(carve_validation(train.categories, trial.protocol.validation_fraction, seed=seed))
         digest, whole = combined_digest(train, test), on_device(train, device)
         validation = whole.rows(held) if held.any() else None
