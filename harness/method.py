@@ -153,6 +153,21 @@ class Attached:
         dead = {id(parameter) for parameter in self.dead}
         return [name for name, p in self.trainable.items() if p.grad is None and id(p) not in dead]
 
+    def watch(self) -> Callable[[], list[str]]:
+        """Note from now on which declared parameters a gradient reaches; the call names the others, and ends the watch.
+
+        As `starved`, but also where gradients do not stay in `grad` (DDP's buckets, DeepSpeed).
+        """
+        dead, reached = {id(parameter) for parameter in self.dead}, set()
+        hooks = [p.register_hook(lambda _, name=name: reached.add(name)) for name, p in self.trainable.items()]
+
+        def starved() -> list[str]:
+            for hook in hooks:
+                hook.remove()
+            return [name for name, p in self.trainable.items() if name not in reached and id(p) not in dead]
+
+        return starved
+
     def changing(self) -> dict[str, Tensor]:
         """What training can change, by name: trainable parameters and all buffers."""
         return {name: p.detach() for name, p in self.trainable.items()} | dict(self.model.named_buffers())

@@ -193,7 +193,7 @@ class PartSegmentation(TaskDefinition[PartSplit]):
         model.eval()
         allowed = _allowed(trial.dataset).to(split.categories.device)
         split, found = self.at_test(split, trial), []
-        for rows, points, parts in test_batches(split, *_seen(trial)):
+        for rows, points, parts in processes.share(test_batches(split, *_seen(trial))):
             categories = split.categories[rows]
             with processes.autocast():
                 scores = model(points, categories).float()  # (B, N, parts)
