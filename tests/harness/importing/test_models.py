@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -28,7 +29,24 @@ from harness.models.manifest import Manifest, model_folder
 from harness.models.weights import OfficialFile
 from harness.rebuilt import StoredQuery
 from harness.recorded import BUNDLED, Record, read_record
-from tests.harness.importing.checkpoints import DECODER, PLAIN, RECON, official, ones, randomised, write
+from methods.idpt import IDPT
+from methods.vpt import VPT
+from tests.harness.importing.checkpoints import (
+    DECODER,
+    IN_POINT_PEFT,
+    LEVEL_DECODER,
+    LEVEL_NORMS,
+    PLAIN,
+    RECON,
+    official,
+    official_head,
+    official_idpt,
+    official_vpt,
+    ones,
+    randomised,
+    spelled,
+    write,
+)
 from tests.harness.importing.checkpoints import LEVELS as LEVELS_SMALL
 
 pytestmark = pytest.mark.usefixtures("in_process")
@@ -44,6 +62,10 @@ CASES: dict[str, tuple[str, list[str]]] = {
     "dapt_use_mean_None": ("dapt", [*PATCHES, "method.pool=[class, prompt_mean]"]),
     "m2ae_scan_full": ("full", LEVELS),
 }
+
+
+ADDED = ("cls_", "tfts", "Adapter", "adapter", "prompt_", "attn1", "norm3", "ad_gate", "out_transform")
+"""Words in the names of tensors that methods add."""
 
 
 @pytest.fixture(autouse=True)
@@ -68,28 +90,36 @@ def finetuned_file(path: Path, name: str, **changes: Tensor | None) -> Path:
     return write(path, {k: v for k, v in found.items() if v is not None}, metrics={"acc": torch.tensor(75.0)})
 
 
-def pretrained_file(path: Path, name: str, **changes: Tensor) -> Path:
+def pretrained_file(path: Path, name: str, *, prefix: str = "MAE_encoder.", **changes: Tensor) -> Path:
     """A pre-training checkpoint with the frozen tensors of a recorded model."""
-    added = ("cls_", "tfts", "Adapter", "adapter", "prompt_", "attn1", "norm3", "ad_gate", "out_transform")
-    plain = {k: v for k, v in state(name).items() if not any(word in k for word in added)} | changes
-    return write(path, {f"module.MAE_encoder.{k}": v for k, v in plain.items()} | DECODER)
+    plain = {k: v for k, v in state(name).items() if not any(word in k for word in ADDED)} | changes
+    return write(path, {f"module.{prefix}{k}": v for k, v in plain.items()} | DECODER)
 
 
-def make_dataset(root: Path, name: str, points: Tensor, labels: Tensor, *, classes: int) -> None:
-    """An imported dataset: the given clouds to test on, and two more of each class to train on."""
-    drawn = torch.rand(2 * classes, *points.shape[1:], generator=torch.Generator().manual_seed(0)) * 2 - 1
+def pretrained_levels(path: Path, name: str) -> Path:
+    """The same of Point-M2AE, whose pre-training has other norms at the end."""
+    plain = {k: v for k, v in state(name).items() if not any(word in k for word in (*ADDED, "prompt"))}
+    lacks = ("norm.weight", "norm.bias")
+    names = spelled(plain, tuple((theirs, ours) for ours, theirs in IN_POINT_PEFT))
+    return write(path, {k: v for k, v in names.items() if k not in lacks} | LEVEL_NORMS | LEVEL_DECODER)
+
+
+def make_dataset(root: Path, name: str, points: Tensor, labels: Tensor, *, classes: int, each: int = 2) -> None:
+    """An imported dataset: the given clouds to test on, and `each` more of each class to train on."""
+    drawn = torch.rand(each * classes, *points.shape[1:], generator=torch.Generator().manual_seed(0)) * 2 - 1
     content = save(
         {
             "points": torch.cat([points, drawn]).numpy(),
-            "labels": torch.cat([labels, torch.arange(2 * classes) % classes]).numpy().astype(np.int64),
-            "test": np.array([1] * len(points) + [0] * 2 * classes, dtype=np.uint8),
+            "labels": torch.cat([labels, torch.arange(each * classes) % classes]).numpy().astype(np.int64),
+            "test": np.array([1] * len(points) + [0] * each * classes, dtype=np.uint8),
         }
     )
     kinds = tuple(f"kind{index}" for index in range(classes))
     card = Card(
-        name=name, classes=kinds, train_items=2 * classes, test_items=len(points), points=points.shape[1], up="z",
-        counts={kind: ClassCounts(read=2, refused=0, train=2, test=1) for kind in kinds}, normalised=True, licence="",
-        folder="x", split="", duplicates=0, shared=0, ignored=0, refused=(), digest=hashlib.sha256(content).hexdigest(),
+        name=name, classes=kinds, train_items=each * classes, test_items=len(points), points=points.shape[1], up="z",
+        counts={kind: ClassCounts(read=each, refused=0, train=each, test=1) for kind in kinds}, normalised=True,
+        licence="", folder="x", split="", duplicates=0, shared=0, ignored=0, refused=(),
+        digest=hashlib.sha256(content).hexdigest(),
     )  # fmt: skip
     clouds_path(name, root).parent.mkdir(parents=True, exist_ok=True)
     clouds_path(name, root).write_bytes(content)
@@ -103,6 +133,9 @@ def shapes(root: Path) -> None:
         recorded = record(case)
         classes = recorded.manifest.model.head.classes
         make_dataset(root, name, recorded.inputs["points"], recorded.inputs["labels"], classes=classes)
+    make_dataset(
+        root, "many", *(record("pointmae_full").inputs[key] for key in ("points", "labels")), classes=5, each=8
+    )
 
 
 def import_model(path: Path, **options: Any) -> ImportedCard:
@@ -140,8 +173,13 @@ def test_scores_are_those_of_the_authors_code(case: str, tmp_path: Path, shapes:
     ("backbone", "head", "pool", "options"),
     [
         ("point_bert", "two_layer", None, {}),
+        ("point_bert", "three_layer", None, {}),
+        ("point_mae", "two_layer", None, {}),
         ("act", "three_layer", None, {"backbone": "act"}),
+        ("act", "linear", None, {"backbone": "act"}),
+        ("recon", "linear", None, {"backbone": "recon"}),
         ("point_m2ae", "three_layer", ("mean_plus_max",), {}),
+        ("point_m2ae", "linear", None, {}),
     ],
 )
 def test_other_official_models(
@@ -153,14 +191,90 @@ def test_other_official_models(
     method = registry.get("methods", "full")(pool=pool).on(settings)
     encoder = randomised(settings.build(drop_path=0))
     model = attach(method, encoder, Task(5, train_items=1), head=head).model.eval()
-    state = official(encoder) | {f"cls_head_finetune.{k}": v for k, v in model.head.state_dict().items()}
-    patches = ("groups", "group_size", "num_groups", "group_sizes")
-    given = [f"backbone.{key}={list(v) if isinstance(v, tuple) else v}" for key, v in sizes.items() if key in patches]
-    path = write(tmp_path / "a.pth", state)
-    import_model(path, name="mine", data="five", settings=[*given, "data.points=64"], **options)
+    path = write(tmp_path / "a.pth", official(encoder) | official_head(model))
+    card = import_model(path, name="mine", data="five", settings=given(sizes), **options)
+    assert card.adapter.spec["backbone"]["settings"]["head"] == head
     points = torch.rand(3, 64, 3)
     with torch.no_grad():
         assert torch.equal(load_model("mine").model(points), model(points))
+
+
+def given(sizes: Mapping[str, object]) -> list[str]:
+    """What no tensor of a small encoder tells."""
+    patches = ("groups", "group_size", "num_groups", "group_sizes")
+    told = {key: list(v) if isinstance(v, tuple) else v for key, v in sizes.items() if key in patches}
+    return [*(f"backbone.{key}={value}" for key, value in told.items()), "data.points=64"]
+
+
+@pytest.mark.parametrize(
+    ("method", "settings", "assumed"),
+    [
+        (VPT(prompts=3), [], {}),
+        (IDPT(), [], {"method.pool": ("class", "prompt_max", "patch_max"), "method.prompt_block": None}),
+        (IDPT(pool=("prompt_max",), prompt_block=0), ["method.prompt_block=0"], {"method.pool": ("prompt_max",)}),
+        (IDPT(pool=("class", "patch_max")), ["method.pool=[class, patch_max]"], {"method.prompt_block": None}),
+    ],
+    ids=["vpt", "idpt", "prompt only", "point cls"],
+)
+@pytest.mark.parametrize("backbone", ["point_mae", "point_bert"])
+def test_models_of_idpts_repository(
+    backbone: str, method: IDPT | VPT, settings: list[str], assumed: dict[str, object], tmp_path: Path, shapes: None
+) -> None:
+    declared = registry.get("backbones", backbone)(**PLAIN)
+    encoder = declared.build(drop_path=0)
+    model = randomised(attach(method.on(declared), encoder, Task(5, train_items=1), head=declared.head).model)
+    blocks: Any = model.encoder.blocks
+    if isinstance(method, IDPT):
+        block = next(block for block in blocks if hasattr(block, "prompt"))
+        own = official_idpt(block.prompt, block.position)
+    else:
+        own = official_vpt(blocks)
+    path = write(
+        tmp_path / "a.pth", {f"module.{k}": v for k, v in (official(encoder) | own | official_head(model)).items()}
+    )
+    card = import_model(path, name="mine", data="five", settings=[*given(PLAIN), *settings])
+    assert card.adapter.spec["method"]["name"] == type(method).__name__.lower()
+    assert {key: value for key, value in card.source.assumed.items() if key.startswith("method.")} == assumed
+    points = torch.rand(3, 64, 3)
+    with torch.no_grad():
+        assert torch.equal(load_model("mine").model(points), model(points))
+
+    twins = {f"module.{name}" for name in own if ".bn" in name}
+    assert {*card.source.used.values()} | {*card.source.left.get("held twice", ())} == {
+        f"module.{k}" for k in state_of(path)
+    }
+    assert set(card.source.left.get("held twice", ())) == twins
+    if twins:  # the two are one tensor there
+        other = state_of(path)
+        other["blocks.cls.bn1.weight"] += 1
+        with pytest.raises(UserError, match=r"nearest is idpt, but it has 1 tensors more, first 'blocks.cls.bn1.weig"):
+            import_file(
+                write(tmp_path / "b.pth", other), name="other", data="five", settings=[*given(PLAIN), *settings]
+            )
+
+
+def state_of(path: Path) -> dict[str, Tensor]:
+    """A checkpoint's tensors without `module.`."""
+    found = torch.load(path, weights_only=True)["base_model"]
+    return {name.removeprefix("module."): value for name, value in found.items()}
+
+
+@pytest.mark.parametrize("kind", ["act", "recon"])
+def test_weights_that_are_here_tell_whose_encoder_it_is(kind: str, tmp_path: Path, shapes: None) -> None:
+    """Point-MAE's, ACT's and ReCon's tensors have the same names after fine-tuning."""
+    prefix, beside = {"act": ("ACT_encoder.", {}), "recon": ("MAE_encoder.", RECON)}[kind]
+    case, path = record("dapt_use_mean_max"), finetuned_file(tmp_path / "scan.pth", "dapt_use_mean_max")
+    whole = import_model(path, name="whole", data="five", settings=PATCHES)
+    assert (whole.adapter.spec["backbone"]["name"], whole.source.guess[-15:]) == ("point_mae", "for Point-MAE's")
+    named = import_model(path, name="named", data="five", settings=PATCHES, backbone=kind)
+    assert (named.adapter.spec["backbone"]["name"], named.source.guess, named.base) == (kind, "", None)
+    base = pretrained_file(tmp_path / "base.pth", "dapt_use_mean_max", prefix=prefix, **beside)
+    assert import_file(base).backbone == kind  # type: ignore[union-attr]
+    small = import_model(path, name="small", data="five", settings=PATCHES)
+    assert (small.adapter.spec["backbone"]["name"], small.source.guess, small.base) == (kind, "", "base")
+    for name in ("whole", "named", "small"):
+        with torch.no_grad():
+            assert torch.allclose(load_model(name).model(case.inputs["points"]), case.outputs["logits_eval"], atol=1e-5)
 
 
 def test_an_adapter_on_named_weights(tmp_path: Path, shapes: None) -> None:
@@ -180,7 +294,9 @@ def test_an_adapter_on_named_weights(tmp_path: Path, shapes: None) -> None:
         with torch.no_grad():
             scores = load_model(name).model(case.inputs["points"])
         assert torch.allclose(scores, case.outputs["logits_eval"], atol=1e-5)
-    with pytest.raises(UserError, match=r"--base nope: no such weights for this point_mae are here \(a_other, base\)"):
+    with pytest.raises(
+        UserError, match=r"--base nope: no such weights for this point_mae or act or recon are here \(a_other, base\)"
+    ):
         import_file(path, name="x", data="five", settings=PATCHES, base="nope")
 
     remove("base")
@@ -191,28 +307,47 @@ def test_an_adapter_on_named_weights(tmp_path: Path, shapes: None) -> None:
         load_model("small")
 
 
-def test_a_memory_bank_is_made_of_the_training_set(tmp_path: Path, shapes: None, root: Path) -> None:
-    case, path = record("pointpeft_mae"), finetuned_file(tmp_path / "a.pth", "pointpeft_mae")
-    settings = [*PATCHES, "method.prompt_layers=6"]
-    with pytest.raises(UserError, match="point_peft keeps a frozen copy of the encoder that it began with, which the"):
-        import_file(path, name="mine", data="five", settings=settings)
-    import_file(pretrained_file(tmp_path / "base.pth", "pointpeft_mae"))
-    card = import_model(path, name="mine", data="five", settings=settings)
-    assert card.base == "base" and card.from_training_set and "encoder.bank" in card.source.missing
-    assert card.adapter.spec["method"]["settings"]["official_quirks"] is True
-    assert card.source.assumed["method.query_groups"] == 64 and "method.prompt_layers" not in card.source.assumed
+BANKS: dict[str, tuple[list[str], set[str]]] = {
+    "pointpeft_mae": (PATCHES, {"adapter_scale", "prompt_layers", "propagate", "center", "query_groups"}),
+    "pointpeft_m2ae": (LEVELS, {"propagate", "center"}),
+}
 
+
+@pytest.mark.parametrize("name", BANKS)
+def test_a_memory_bank_is_made_of_the_training_set(name: str, tmp_path: Path, shapes: None, root: Path) -> None:
+    """Once, at the import: the model's file has it, and the clouds are not needed any more."""
+    case, path = record(name), finetuned_file(tmp_path / "a.pth", name)
+    settings, assumed = BANKS[name]
+    with pytest.raises(UserError, match="point_peft keeps a frozen copy of the encoder that it began with, which the"):
+        import_file(path, name="mine", data="many", settings=settings)
+    if name == "pointpeft_m2ae":
+        import_file(pretrained_levels(tmp_path / "base.pth", name), settings=["backbone.heads=3"])
+    else:
+        import_file(pretrained_file(tmp_path / "base.pth", name))
+    clouds = clouds_path("many", root).rename(tmp_path / "clouds")
+    with pytest.raises(UserError, match="makes its memory bank of the training clouds of many, since the authors"):
+        import_file(path, name="mine", data="many", settings=settings)
+    assert not model_folder("mine").exists()
+    clouds.rename(clouds_path("many", root))
+    card = import_model(path, name="mine", data="many", settings=settings)
+    assert card.base == "base" and card.source.missing["encoder.bank"] == "made of the training clouds of many"
+    assert {why for key, why in card.source.missing.items() if key != "encoder.bank"} == {"the base weights'"}
+    assert set(card.source.used.values()) == {f"module.{key}" for key in state(name)}
+    assert card.adapter.spec["method"]["settings"]["official_quirks"] is True
+    told = {key.removeprefix("method.") for key in card.source.assumed if key.startswith("method.")}
+    assert told == assumed and card.source.assumed.get("method.prompt_layers") in (6, None)
+
+    clouds_path("many", root).unlink()
+    encoder: Any = load_model("mine").model.encoder
+    assert encoder.bank.shape == (48, 40) and torch.allclose(encoder.bank.norm(dim=0), torch.ones(40))
+    again: Any = load_model("mine").model.encoder
+    assert torch.equal(again.bank, encoder.bank)
     loaded = load_model("mine")
-    bank: Any = loaded.model.encoder.bank
-    assert bank.shape == (48, 10) and torch.allclose(bank.norm(dim=0), torch.ones(10))
-    encoder: Any = loaded.model.encoder
-    encoder.bank, encoder.query = case.inputs["bank"], StoredQuery(case.inputs["cp_feat"])
+    (feature,) = (value for key, value in case.inputs.items() if key.startswith("cp_feat"))
+    loaded.model.encoder.register_buffer("bank", case.inputs["bank"])
+    loaded.model.encoder.register_module("query", StoredQuery(feature))
     with torch.no_grad():
         assert torch.allclose(loaded.model(case.inputs["points"]), case.outputs["logits_eval"], atol=1e-5)
-
-    clouds_path("five", root).unlink()
-    with pytest.raises(UserError, match="makes its memory bank of the training clouds of five, since the authors"):
-        load_model("mine")
 
 
 # What the user says, and what is known
@@ -227,7 +362,7 @@ def test_what_is_not_told_is_asked_for_or_said(tmp_path: Path, shapes: None, roo
     for options, words in (
         (
             {},
-            r"of 5 classes: say what it was trained on with --data NAME \(of so many classes: five[,)]",
+            r"of 5 classes: say what it was trained on with --data NAME \(of so many classes: five, many[,)]",
         ),
         ({"data": "fifteen"}, "--data fifteen: has 15 classes, and the file's head 5"),
         ({"data": "fiv"}, "unknown dataset 'fiv'; did you mean 'five'"),
@@ -265,7 +400,7 @@ def test_what_is_not_told_is_asked_for_or_said(tmp_path: Path, shapes: None, roo
         ({"norm.bias": torch.full((48,), float("nan"))}, "'module.norm.bias' holds NaN or infinite values"),
         ({"encoder.first_conv.1.running_var": None}, "lacks 1 tensors of a dapt model, first 'encoder.tokenizer"),
         ({"norm.bias": torch.ones(7)}, r"'module.norm.bias' is \(7,\), and a point_mae has \(48,\)"),
-        (RECON, "is a fine-tuned recon of no method known here"),
+        (RECON, "is ReCon, fine-tuning, which is not read: in ReCon's own fine-tuning the class token goes through"),
     ],
 )
 def test_one_error_and_nothing_written(
@@ -366,11 +501,13 @@ def test_what_was_changed_afterwards_is_refused(tmp_path: Path, shapes: None) ->
     card, content = json.loads((copied / CARD).read_text()), (copied / TENSORS).read_bytes()
     old = card["adapter"] | {"spec": card["adapter"]["spec"] | {"method": {"name": "full", "version": 7}}}
     worse = bytes([*content[:-1], content[-1] ^ 1])
+    vouched = card | {"digest": hashlib.sha256(b"no safetensors").hexdigest()}
     for file, changed, words in (
-        (TENSORS, b"x", "damaged or replaced: not the SHA-256 of its card"),
-        (TENSORS, worse, "damaged or replaced: not the SHA-256 of its card"),
+        (TENSORS, b"x", "damaged or replaced: SHA-256 .*, and adapter_config.json there says"),
+        (TENSORS, worse, "damaged or replaced: SHA-256 .*, and adapter_config.json there says"),
         (CARD, json.dumps(card | {"kind": "x"}), r"no card of an imported model \(kind: "),
         (CARD, json.dumps(card | {"adapter": old}), "cannot be built: method 'full' is of version 1 here"),
+        (CARD, json.dumps(card | {"format": 1}), r"no card of an imported model \(format: .*; import it again"),
         (CARD, "{", "no card of an imported model"),
     ):
         before = (copied / file).read_bytes()
@@ -379,3 +516,10 @@ def test_what_was_changed_afterwards_is_refused(tmp_path: Path, shapes: None) ->
             load_model(copied)
         (copied / file).write_bytes(before)
     assert load_model(copied).card == read_imported(copied)  # type: ignore[attr-defined]
+    (copied / TENSORS).write_bytes(b"no safetensors")
+    (copied / CARD).write_text(json.dumps(vouched))
+    with pytest.raises(UserError, match=r"elsewhere: cannot be read as safetensors: .*; import it again"):
+        load_model(copied)
+    (copied / TENSORS).unlink()
+    with pytest.raises(UserError, match=f"{TENSORS}: no such file: import it again"):
+        load_model(copied)
