@@ -90,13 +90,13 @@ class IDPT(Method):
 
     official_names = (
         *((rf"^blocks\.\d+\.prompt\.convs\.{i}\.linear\.", f"blocks.cls.conv{i + 1}.0.") for i in range(3)),
-        *((rf"^blocks\.\d+\.prompt\.convs\.{i}\.norm\.", f"blocks.cls.conv{i + 1}.1.") for i in range(3)),
+        *((rf"^blocks\.\d+\.prompt\.convs\.{i}\.norm\.", f"blocks.cls.bn{i + 1}.") for i in range(3)),
         (r"^blocks\.\d+\.prompt\.linear\.", "blocks.cls.conv5.0."),
-        (r"^blocks\.\d+\.prompt\.norm\.", "blocks.cls.conv5.1."),
+        (r"^blocks\.\d+\.prompt\.norm\.", "blocks.cls.bn5."),
         (r"^blocks\.\d+\.position$", "prompt_pos"),
         (r"\.block\.", "."),
     )
-    official_aliases = ((r"^blocks\.cls\.bn(\d)\.", r"blocks.cls.conv\1.1."),)
+    official_aliases = ((r"^blocks\.cls\.conv(\d)\.1\.", r"blocks.cls.bn\1."),)
     official_settings: ClassVar[dict[str, str | None]] = {
         "prompt_layer": "prompt_block",
         "prompt_module": None,

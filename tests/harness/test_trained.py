@@ -278,6 +278,11 @@ def spec_of(path: Path) -> dict[str, object]:
     return spec
 
 
+def digest_of_weights(path: Path) -> str:
+    digest: str = json.loads((path / "result.json").read_text())["digests"]["weights"]
+    return digest
+
+
 BASELINE = {"format": 1, "dataset": {"name": "x", "version": 1}, "data": {"points": 9}, "baseline": "nearest_neighbour"}
 DAMAGE: dict[str, tuple[Callable[[Path], object], str]] = {
     "no result": (lambda p: (p / "result.json").unlink(), "no trial has finished here"),
@@ -293,7 +298,9 @@ DAMAGE: dict[str, tuple[Callable[[Path], object], str]] = {
     "no adapter": (lambda p: (p / ADAPTER).unlink(), "the suite says `keep: none`, or it was removed"),
     "damaged adapter": (lambda p: (p / ADAPTER).write_bytes(b"x"), "damaged or replaced: SHA-256 2d711642b726"),
     "damaged head": (lambda p: (p / ADAPTER_HEAD).write_bytes(b"x"), "head.safetensors: damaged or replaced"),
-    "no adapter by digest": (lambda p: edit_result(p, digests={}), "result.json says None"),
+    "no adapter by digest": (
+        lambda p: edit_result(p, digests={"weights": digest_of_weights(p)}), "result.json says None"
+    ),
     "no card": (lambda p: (p / ADAPTER_CARD).unlink(), "adapter_config.json: cannot be read (No such file"),
     "cut card": (lambda p: (p / ADAPTER_CARD).write_text("{"), "damaged, or not of this version of the harness"),
     "card without normalised": (lambda p: edit_card(p, normalised=None), "(normalised: "),

@@ -239,15 +239,15 @@ def test_models_of_idpts_repository(
     with torch.no_grad():
         assert torch.equal(load_model("mine").model(points), model(points))
 
-    twins = {f"module.{name}" for name in own if ".bn" in name}
+    twins = {f"module.{name}" for name in own if name[16:18] == ".1"}
     assert {*card.source.used.values()} | {*card.source.left.get("held twice", ())} == {
         f"module.{k}" for k in state_of(path)
     }
     assert set(card.source.left.get("held twice", ())) == twins
     if twins:  # the two are one tensor there
         other = state_of(path)
-        other["blocks.cls.bn1.weight"] += 1
-        with pytest.raises(UserError, match=r"nearest is idpt, but it has 1 tensors more, first 'blocks.cls.bn1.weig"):
+        other["blocks.cls.conv1.1.weight"] += 1
+        with pytest.raises(UserError, match=r"nearest is idpt, but it has 1 tensors more, first 'blocks.cls.conv1.1.w"):
             import_file(
                 write(tmp_path / "b.pth", other), name="other", data="five", settings=[*given(PLAIN), *settings]
             )
