@@ -10,7 +10,7 @@ from harness.data.splits import Split, test_batches
 from harness.method import Attached, Task, attach
 from harness.models.encoder import Encoder
 from harness.models.weights import load_weights
-from harness.trial import Seeds, Trial
+from harness.trial import Trial
 
 
 def build(
@@ -20,7 +20,7 @@ def build(
 
     Without the training clouds the frozen statistics of random weights are not set: a saved adapter brings them.
     """
-    torch.manual_seed(Seeds.of(trial.dataset.name, trial.seed).initialisation)
+    torch.manual_seed(trial.seeds.initialisation)
     encoder = trial.backbone.build(drop_path=trial.train.drop_path)
     digests: dict[str, str] = {}
     if trial.backbone.weights != "random":

@@ -18,7 +18,7 @@ from harness.data.augment import augmentation
 from harness.data.sampling import candidates, random_subset
 from harness.data.splits import Split, batches, test_batches
 from harness.result import Metrics
-from harness.trial import Seeds, Trial
+from harness.trial import Trial
 
 
 @dataclass(frozen=True)
@@ -107,7 +107,7 @@ def vote(model: nn.Module, split: Split, trial: Trial, processes: Processes) -> 
     assert trial.data.points is not None and not split.sampled
     count, rule = trial.data.points, trial.data.sampling
     generator = torch.Generator(device=split.points.device)
-    generator.manual_seed(Seeds.of(trial.dataset.name, trial.seed).vote)
+    generator.manual_seed(trial.seeds.vote)
     augment = augmentation(trial.train.augment, up=trial.dataset.up)
     kept = torch.cat([candidates(clouds, count, rule) for _, clouds in batches(split.points)])
     scores = torch.zeros((), device=split.labels.device)

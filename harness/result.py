@@ -97,3 +97,8 @@ class Result(Record):
     """One entry per attempt: started, ended, status, error."""
     error: str | None = None
     reasons: dict[str, str] = {}
+
+
+def trial_name(method: str, backbone: str, dataset: str, *, seed: int, fold: int | None = None) -> str:
+    """For people: `lora point_mae sweethome12 seed 0`, with the fold where the dataset has some."""
+    return f"{method} {backbone} {dataset} seed {seed}" + (f" fold {fold}" if fold is not None else "")

@@ -164,7 +164,7 @@ class Training:
         optimizer = AdamW(groups, lr=self.settings.learning_rate, fused=True)
         self.model, self.optimizer = self.accelerator.prepare(self.attached.model, optimizer)
         self.augment = augmentation(self.settings.augment, up=trial.dataset.up)
-        seeds = Seeds.of(trial.dataset.name, trial.seed)
+        seeds = trial.seeds
         self.order = torch.Generator().manual_seed(seeds.order)
         self.noise = torch.Generator(device=self.device).manual_seed(seeds.augmentation)
         self.streams = Streams(order=self.order, noise=self.noise, device=self.device)

@@ -93,6 +93,17 @@ class Dataset(Declaration):
     """A classification dataset. `validate` and `plan` read the declaration only; files are opened by `load`."""
 
     task: ClassVar[Task] = "classification"
+    folds: ClassVar[int] = 0
+    """How many train and test splits it comes in, each an experiment of its own; 0 for the usual single one."""
+
+    @property
+    def fold(self) -> int | None:
+        """Which of its folds this is; None where it has none."""
+        return None
+
+    def with_fold(self, fold: int) -> Dataset:
+        """Another fold, from 0."""
+        raise UserError(f"{self.name} has no folds")
 
     @abstractmethod
     def load(self, split: Split, root: Path) -> PointClouds:
