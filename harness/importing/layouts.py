@@ -49,7 +49,7 @@ LAYOUTS = (
     Layout("Point-M2AE, fine-tuning", "point_m2ae", "h_encoder."),
     Layout("Point-M2AE in Point-PEFT's code", "point_m2ae", "encoders.0."),
     Layout(
-        "an encoder under base_model.", "recon", "base_model.encoder.", "base_model.",
+        "an encoder under base_model.", "recon", "base_model.encoder.", "base_model.", alike=("point_mae", "act"),
         guess="the names do not tell whose pre-training this is; taken for ReCon's",
     ),
     Layout(

@@ -75,7 +75,7 @@ def import_model(
     packed = pack(filled.attached, trial, train_items=dataset.train_items)
     card = packed.card
     spec = {key: value for key, value in card.spec.items() if key not in NOT_KNOWN}
-    certain = len(kinds) == 1 or trial.backbone.weights != "random"
+    certain = backbone is not None or known is not None or trial.backbone.weights != "random"
     left = {"no tensor": contents.odd, "held twice": tuple(found.files[twin] for twin in trained.twice)}
     imported = ImportedCard(
         name=name,

@@ -127,12 +127,15 @@ def test_weights_that_are_here_tell_whose_encoder_it_is(kind: str, tmp_path: Pat
     case, path = record("dapt_use_mean_max"), finetuned_file(tmp_path / "scan.pth", "dapt_use_mean_max")
     whole = import_model(path, name="whole", data="five", settings=PATCHES)
     assert (whole.adapter.spec["backbone"]["name"], whole.source.guess[-15:]) == ("point_mae", "for Point-MAE's")
+    under = {f"base_model.{key}": value for key, value in state_of(path).items()}
+    wrapped = import_model(write(tmp_path / "b.pth", under), name="wrapped", data="five", settings=PATCHES)
+    assert (wrapped.adapter.spec["backbone"]["name"], wrapped.source.guess[-17:]) == ("recon", "taken for ReCon's")
     named = import_model(path, name="named", data="five", settings=PATCHES, backbone=kind)
     assert (named.adapter.spec["backbone"]["name"], named.source.guess, named.base) == (kind, "", None)
     base = pretrained_file(tmp_path / "base.pth", "dapt_use_mean_max", prefix=prefix, **beside)
     assert import_file(base).backbone == kind  # type: ignore[union-attr]
     small = import_model(path, name="small", data="five", settings=PATCHES)
     assert (small.adapter.spec["backbone"]["name"], small.source.guess, small.base) == (kind, "", "base")
-    for name in ("whole", "named", "small"):
+    for name in ("whole", "wrapped", "named", "small"):
         with torch.no_grad():
             assert torch.allclose(load_model(name).model(case.inputs["points"]), case.outputs["logits_eval"], atol=1e-5)
