@@ -52,7 +52,7 @@ def export(trained: TrainedTrial, path: Path) -> Exported:
     """
     if path.suffix != ".safetensors":
         raise UserError(f"{path}: the weights are written as safetensors; name the file {path.name}.safetensors")
-    model = trained.model
+    model = trained.classifier
     encoder: nn.Module | None = model.encoder
     if not _is_plain(model.encoder, trained.trial.backbone):
         encoder = trained.trial.method.merged(copy.deepcopy(model.encoder))

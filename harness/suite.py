@@ -16,11 +16,12 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from harness import registry
 from harness.baselines import BASELINES
-from harness.data.dataset import Dataset
+from harness.data.dataset import Declaration
 from harness.errors import Problem, SuiteError, UserError, did_you_mean
 from harness.method import misfits
 from harness.models.weights import find_weights
 from harness.settings import Data, Protocol, Resources, Train
+from harness.tasks import TASKS, task_of
 from harness.trial import Keep, Trial
 from harness.yaml_source import Source, YamlPath, parse_settings, read_yaml
 
@@ -147,7 +148,7 @@ def matches(when: When, labels: Mapping[str, str]) -> bool:
     return all(labels[facet] in ([names] if isinstance(names, str) else names) for facet, names in when.items())
 
 
-def _folds(file: SuiteFile, dataset: Dataset) -> Sequence[int | None]:
+def _folds(file: SuiteFile, dataset: Declaration) -> Sequence[int | None]:
     """The folds of a dataset that a suite asks for; None, once, where the dataset has none."""
     if not dataset.folds:
         return [None]
@@ -289,9 +290,9 @@ class _Resolver:
         for index, name in enumerate(data.get("datasets") or [] if isinstance(data.get("datasets"), list) else []):
             if isinstance(name, str) and name not in registry.names("datasets"):
                 self._problem(("datasets", index), f"datasets.{index}", registry.explain_unknown("datasets", name))
-            elif isinstance(name, str) and not isinstance(found := registry.get("datasets", name), Dataset):
-                hint = "suites train on classification; `harness data list` shows what each dataset is for"
-                self._problem(("datasets", index), f"datasets.{index}", f"'{name}' is for {found.task}; {hint}")
+            elif isinstance(name, str) and (task := registry.get("datasets", name).task) not in TASKS:
+                hint = f"suites train on {', '.join(TASKS)}; `harness data list` shows what each dataset is for"
+                self._problem(("datasets", index), f"datasets.{index}", f"'{name}' is for {task}; {hint}")
         for kind in ("methods", "backbones"):
             entries = data.get(kind)
             for label, settings in entries.items() if isinstance(entries, dict) else ():
@@ -361,7 +362,7 @@ class _Resolver:
         if file.folds is None:
             return
         found = {name: registry.get("datasets", name) for name in file.datasets if name in registry.names("datasets")}
-        having = {name: found.folds for name, found in found.items() if isinstance(found, Dataset) and found.folds}
+        having = {name: found.folds for name, found in found.items() if found.folds}
         if not having:
             self._problem(("folds",), "folds", "no dataset of this suite comes in folds; remove it")
         for name, count in having.items():
@@ -468,7 +469,7 @@ class _Resolver:
             )
         if len(self.problems) > before:
             return None
-        return Trial(
+        trial = Trial(
             method_label=method,
             backbone_label=backbone,
             method_name=method_name,
@@ -482,6 +483,10 @@ class _Resolver:
             resources=sections["resources"],
             keep=file.keep,
         )
+        for field, message in task_of(declaration).problems(trial):
+            path = ("backbones", backbone) if field == "backbone" else tuple(field.split("."))
+            self._problem(path, ".".join(path), f"{message} ({dataset})")
+        return trial if len(self.problems) == before else None
 
     def _check_weights(self, encoder: Any, backbone_name: str, path: tuple[str, ...]) -> None:
         try:
@@ -498,6 +503,10 @@ class _Resolver:
         found: dict[str, Trial] = {}
         for trial in trials:
             if reference.baseline is not None:
+                if not task_of(trial.dataset).baselines:
+                    why = f"baselines are for classification, and {trial.dataset.name} is for {trial.dataset.task}"
+                    self._problem(("references", label), f"references.{label}", why)
+                    break
                 twin = replace(trial, method_label=label, baseline=reference.baseline, seed=0, reference=True)
             elif trial.method_label == reference.method and not trial.reference:
                 backbone = trial.backbone.model_copy(update={"weights": reference.weights})

@@ -11,7 +11,7 @@ import numpy as np
 from pydantic import ValidationError
 
 from harness import registry
-from harness.data.dataset import Dataset
+from harness.data.dataset import Declaration
 from harness.errors import UserError
 from harness.method import Method
 from harness.models.backbone import Backbone
@@ -43,7 +43,7 @@ class Trial:
     method: Method
     backbone_name: str
     backbone: Backbone
-    dataset: Dataset
+    dataset: Declaration
     train: Train
     protocol: Protocol
     data: Data
@@ -61,7 +61,7 @@ class Trial:
         object.__setattr__(self, "method", self.method.on(self.backbone))
 
     @classmethod
-    def from_spec(cls, spec: dict[str, Any], *, dataset: Dataset | None = None) -> Self:
+    def from_spec(cls, spec: dict[str, Any], *, dataset: Declaration | None = None) -> Self:
         """The trial of a resolved specification: equal identity, plug-ins' names as labels.
 
         `dataset` stands in for one that is not on this machine. Raises UserError for a baseline, which has no model,
@@ -176,9 +176,9 @@ class Trial:
         return identity_of(self.spec())
 
 
-def _dataset(wanted: dict[str, Any]) -> Dataset:
+def _dataset(wanted: dict[str, Any]) -> Declaration:
     """The dataset that a specification names, at its fold."""
-    found: Dataset = _plugin("datasets", wanted)
+    found: Declaration = _plugin("datasets", wanted)
     return found.with_fold(wanted["fold"]) if "fold" in wanted else found
 
 

@@ -71,7 +71,7 @@ def import_model(
     if misfit := fill(filled.attached, filled.state):
         raise Refused(misfit)
     trial = filled.trial
-    missing = _make_helpers(filled)
+    missing = _make_helpers(filled, dataset)
     packed = pack(filled.attached, trial, train_items=dataset.train_items)
     card = packed.card
     spec = {key: value for key, value in card.spec.items() if key not in NOT_KNOWN}
@@ -198,7 +198,7 @@ def _filled(trial: Trial, found: Fit) -> _Filled:
     return _Filled(trial, attached, state, lacking, {key: torch.equal(own[key], state[key]) for key in frozen})
 
 
-def _make_helpers(filled: _Filled) -> dict[str, str]:
+def _make_helpers(filled: _Filled, dataset: Dataset) -> dict[str, str]:
     """Make what a method keeps beside its encoder, as before a training; returns what the file lacks, and whence it is.
 
     Raises UserError when it takes the training clouds, and they are not here.
@@ -206,20 +206,20 @@ def _make_helpers(filled: _Filled) -> dict[str, str]:
     trial, make = filled.trial, filled.attached.before_training
     if make is None or not filled.lacking:
         return {}
-    if problem := trial.dataset.missing(data_root()):
+    if problem := dataset.missing(data_root()):
         raise UserError(
-            f"{trial.method_name} makes its memory bank of the training clouds of {trial.dataset.name}, since the "
+            f"{trial.method_name} makes its memory bank of the training clouds of {dataset.name}, since the "
             f"authors' file holds none; and they are not here: {problem}"
         )
     model = filled.attached.model
     begin = {name: tensors(model)[name].clone() for name in filled.lacking}
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     model.to(device).eval()
-    clouds = load_split(trial.dataset, "train", device)
+    clouds = load_split(dataset, "train", device)
     make(batch for _, batch in test_batches(clouds, trial))
     model.cpu()
     same = {name: torch.equal(value, tensors(model)[name]) for name, value in begin.items()}
-    made = f"made of the training clouds of {trial.dataset.name}"
+    made = f"made of the training clouds of {dataset.name}"
     return {name: "the base weights'" if unchanged else made for name, unchanged in same.items()}
 
 
