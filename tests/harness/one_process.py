@@ -1,7 +1,9 @@
-"""One process of some trials, in double precision: python -m tests.harness.one_process SUITE OUTPUT RENDEZVOUS INDEX COUNT
+"""One process of some trials, in double precision.
 
-Adam makes whole steps of the rounding noise in gradients that are zero but for it (a bias before a batch norm), so equal
-weights can be told from unequal ones in double precision alone.
+    python -m tests.harness.one_process SUITE OUTPUT RENDEZVOUS INDEX COUNT
+
+Adam makes whole steps of the rounding noise in gradients that are zero but for it (a bias before a batch norm), so
+equal weights can be told from unequal ones in double precision alone.
 """
 
 import sys
