@@ -57,6 +57,7 @@ def run(
     from harness.display import RunDisplay, duration
     from harness.run import (
         CHECK_ABOVE,
+        check_gpus,
         remember_suite,
         run_suite,
         summarise,
@@ -78,6 +79,7 @@ def run(
     missing = what_is_missing(trials)
     if missing:
         raise UserError("this suite needs what is not here yet:\n" + "\n".join(f"- {message}" for message in missing))
+    check_gpus(trials)
     store = Store(output)
     store.prepare()
     left = to_run(trials, store, retry=sorted(wanted))

@@ -11,7 +11,10 @@ from harness import load_trial
 from tests.harness.data.official import clouds, write_fold
 from tests.harness.test_cli import harness
 
-SMALL = "backbone.preset=tiny backbone.weights=random backbone.groups=16 train.epochs=1 train.batch_size=4 data.points=64"
+SMALL = (
+    *("backbone.preset=tiny", "backbone.weights=random", "backbone.groups=16", "data.points=64"),
+    *("train.epochs=1", "train.batch_size=4", "resources.gpus_per_process=0"),
+)
 
 
 def fill_folds(root: Path, *, way: int, shot: int) -> None:
@@ -28,7 +31,7 @@ def fill_folds(root: Path, *, way: int, shot: int) -> None:
 
 
 def run(folder: Path, *arguments: str) -> str:
-    settings = [word for setting in SMALL.split() for word in ("--set", setting)]
+    settings = [word for setting in SMALL for word in ("--set", setting)]
     command = ("run", "few_shot", *settings, *arguments, "--no-mlflow", "--output", "results")
     done = harness(*command, cwd=folder, HARNESS_DATA=str(folder / "data"))
     assert done.returncode == 0, done.stdout + done.stderr
@@ -40,12 +43,20 @@ def leaderboard(folder: Path) -> list[dict[str, str]]:
         return list(csv.DictReader(file))
 
 
+def test_no_gpu_is_said_at_once(tmp_path: Path) -> None:
+    fill_folds(tmp_path / "data", way=5, shot=10)
+    only = ("--only", "dataset=modelnet40_fewshot_5w10s", "--set", "backbone.weights=random")
+    done = harness("run", "few_shot", *only, cwd=tmp_path, HARNESS_DATA=str(tmp_path / "data"), CUDA_VISIBLE_DEVICES="")
+    assert done.returncode == 2 and "this machine has none" in done.stderr and "gpus_per_process=0" in done.stderr
+    assert not (tmp_path / "results").exists()
+
+
 def test_folds_are_averaged_apart_from_seeds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     fill_folds(tmp_path / "data", way=5, shot=10)
-    only = ("--only", "method=linear_probe,lora", "--only", "dataset=modelnet40_fewshot_5w10s")
+    only = ("--only", "method=linear_probe", "--only", "dataset=modelnet40_fewshot_5w10s")
     run(tmp_path, *only, "--set", "folds=2", "--set", "seeds=2")
     rows = [row for row in leaderboard(tmp_path) if row["dataset"] == "modelnet40_fewshot_5w10s" and row["seeds"]]
-    assert {row["method"] for row in rows} == {"linear_probe", "lora"}
+    assert {row["method"] for row in rows} == {"linear_probe"}
     for row in rows:
         assert (row["n"], row["trials"]) == ("2", "4"), "n counts folds, each the mean over its seeds"
         assert (row["seeds"], row["folds"], row["total"]) == ("0 0 1 1", "0 1 0 1", "5 5 5 5")
