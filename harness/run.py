@@ -14,7 +14,7 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 
 from harness import registry
-from harness.data.dataset import Dataset, combined_digest
+from harness.data.dataset import Declaration
 from harness.errors import UserError
 from harness.forking import without_main
 from harness.launch import enter_child, trial_environment
@@ -23,6 +23,7 @@ from harness.result import UNFINISHED, Result
 from harness.schedule import Job, Observer, gpus_here, planned_order, run_jobs
 from harness.store import Store
 from harness.suite import Suite
+from harness.tasks import task_of
 from harness.trial import Trial
 
 CHECK_ABOVE = 20
@@ -113,9 +114,8 @@ class DigestsAtHand:
         self.weights = cache(lambda name: hashlib.sha256(find_weights(name).path().read_bytes()).hexdigest())
 
     @staticmethod
-    def _data(dataset: Dataset) -> str:
-        root = data_root()
-        return combined_digest(dataset.load("train", root), dataset.load("test", root))
+    def _data(dataset: Declaration) -> str:
+        return task_of(dataset).digest(dataset)
 
     def differ(self, trial: Trial, result: Result) -> bool:
         """Whether a result is stale: made with other data or weights than those at hand."""

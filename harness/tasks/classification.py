@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from harness.data.augment import Augmentation
-from harness.data.dataset import Dataset, Declaration, PointClouds
+from harness.data.dataset import Dataset, Declaration, PointClouds, combined_digest
 from harness.data.dataset import Split as SplitName
 from harness.data.sampling import train_points
 from harness.data.splits import Split, at_test, load_split, load_splits, test_batches
@@ -20,6 +20,7 @@ from harness.evaluation import Evaluation, Processes, evaluate, vote
 from harness.method import Attached, Task, attach
 from harness.models.encoder import Encoder
 from harness.models.head import Headed, classification_loss
+from harness.models.weights import data_root
 from harness.settings import Train
 from harness.tasks.definition import Batch, Splits, TaskDefinition, random_clouds
 from harness.trial import Trial
@@ -48,6 +49,12 @@ class Classification(TaskDefinition[Split]):
     def load(self, trial: Trial, device: torch.device) -> Splits[Split]:
         """As `load_splits` does."""
         return Splits(*load_splits(trial, device))
+
+    def digest(self, dataset: Declaration) -> str:
+        """Of both splits."""
+        assert isinstance(dataset, Dataset)
+        root = data_root()
+        return combined_digest(dataset.load("train", root), dataset.load("test", root))
 
     def load_test(self, dataset: Declaration, device: torch.device) -> Split:
         """As `load_split` does."""

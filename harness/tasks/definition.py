@@ -91,6 +91,10 @@ class TaskDefinition(ABC, Generic[SplitT]):
         """Train, test and, if asked for, validation split. Raises UserError for files that are missing or wrong."""
 
     @abstractmethod
+    def digest(self, dataset: Declaration) -> str:
+        """The SHA-256 of the data that lies here, as `load` gives it. Raises UserError as `load` does."""
+
+    @abstractmethod
     def load_test(self, dataset: Declaration, device: torch.device) -> SplitT:
         """The test split as it is stored."""
 

@@ -110,13 +110,9 @@ class PartSegmentation(TaskDefinition[PartSplit]):
         elif (depth := getattr(trial.backbone, "depth", 3)) < 3:
             found.append(("backbone", f"part segmentation reads tokens at three depths, and depth is {depth}"))
         if trial.data.sampling == "fps":
-            found.append(
-                ("data.sampling", "clouds of part segmentation differ in size: use random or resample, not fps")
-            )
+            found.append(("data.sampling", "fps is for clouds of one size: use random or resample"))
         if trial.protocol.vote:
-            found.append(
-                ("protocol.vote", "voting is for classification, whose passes all answer for one cloud: set it to 0")
-            )
+            found.append(("protocol.vote", "voting is for classification, whose passes answer for one cloud: set 0"))
         return found
 
     def details(self, dataset: Declaration) -> dict[str, Any]:
@@ -137,6 +133,12 @@ class PartSegmentation(TaskDefinition[PartSplit]):
         digest, whole = combined_digest(train, test), on_device(train, device)
         validation = whole.rows(held) if held.any() else None
         return Splits(whole.rows(~held), on_device(test, device), validation, digest)
+
+    def digest(self, dataset: Declaration) -> str:
+        """Of both splits."""
+        assert isinstance(dataset, PartDataset)
+        root = data_root()
+        return combined_digest(dataset.load_train(root), dataset.load_test(root))
 
     def load_test(self, dataset: Declaration, device: torch.device) -> PartSplit:
         """All points of the test clouds."""
