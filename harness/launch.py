@@ -179,13 +179,13 @@ def _child(
         leave()
 
 
-def trial_environment(*, threads: int, gpus: str, data: Path) -> dict[str, str]:
+def trial_environment(*, threads: int, gpus: str, data: Path, deepspeed: bool = False) -> dict[str, str]:
     """This process's environment, less what Accelerate would take for its own, with the trial's devices."""
     foreign = ("ACCELERATE_", "FSDP_", "MASTER_", "TORCHELASTIC_")
     single = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE")
     kept = {k: v for k, v in os.environ.items() if not k.startswith(foreign) and k not in single}
     kept |= {"OMP_NUM_THREADS": str(threads), "CUDA_VISIBLE_DEVICES": gpus, "HARNESS_DATA": str(data)}
-    if not gpus:
+    if not gpus and not deepspeed:  # Accelerate leaves DeepSpeed aside where it is told to use the processor
         kept["ACCELERATE_USE_CPU"] = "true"
     return kept
 
@@ -198,7 +198,8 @@ def launch(errand: Errand, writer: TrialWriter, *, data: Path, gpus: str = "", g
     process has taken the trial over, CannotWrite when the results folder takes no more.
     """
     _head_of_log(writer)
-    environment = trial_environment(threads=errand.threads, gpus=gpus, data=data)
+    deepspeed = errand.spec.get("resources", {}).get("strategy", "ddp") != "ddp"
+    environment = trial_environment(threads=errand.threads, gpus=gpus, data=data, deepspeed=deepspeed)
     with tempfile.TemporaryDirectory(prefix=scratch_prefix()) as scratch:
         crew = _Crew(errand, writer, git, environment, rendezvous=Path(scratch) / "rendezvous")
         deadline = time.monotonic() + errand.timeout

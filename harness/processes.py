@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterable, Iterator
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, contextmanager
 from datetime import timedelta
 from itertools import islice
 from pathlib import Path
@@ -17,7 +17,7 @@ from typing import Any, TypeVar
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import DistributedDataParallelKwargs
+from accelerate.utils import DeepSpeedPlugin, DistributedDataParallelKwargs, InitProcessGroupKwargs
 from torch import Tensor, distributed, nn
 from torch.optim import Optimizer
 
@@ -29,24 +29,56 @@ from harness.trial import Trial
 Item = TypeVar("Item")
 """What is shared out: batches, mostly."""
 
+ZERO_STAGES = {"zero1": 1, "zero2": 2, "zero3": 3}
+"""DeepSpeed's stages by `resources.strategy`."""
 JOIN_TIMEOUT = timedelta(minutes=10)
 """How long processes wait for each other at the start, and in any step."""
 
 
 def accelerator_for(trial: Trial) -> Accelerator:
     """Accelerate as a trial wants it, in each of its processes."""
-    precision = trial.resources.precision
+    resources = trial.resources
+    precision = "no" if resources.precision == "fp32" else resources.precision
+    if (stage := ZERO_STAGES.get(resources.strategy)) is not None:
+        return _deepspeed(trial, stage=stage, precision=precision)
     # Buffers: every process keeps its own between epochs (`take_buffers_of_first`), instead of a broadcast per step.
     ddp = DistributedDataParallelKwargs(broadcast_buffers=False, gradient_as_bucket_view=True)
-    return Accelerator(mixed_precision="no" if precision == "fp32" else precision, kwargs_handlers=[ddp])
+    return Accelerator(mixed_precision=precision, kwargs_handlers=[ddp])
+
+
+def _deepspeed(trial: Trial, *, stage: int, precision: str) -> Accelerator:
+    """Accelerate with DeepSpeed's ZeRO, in the group that is there, with our optimiser, rates and clipping."""
+    import deepspeed
+
+    on_gpu = torch.cuda.is_available()
+    if not on_gpu:  # a helper for sums in shared memory, which takes minutes to compile; gloo does without
+        deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+    deepspeed.init_distributed(dist_backend="nccl" if on_gpu else "gloo", verbose=False)
+    config = {
+        "zero_optimization": {"stage": stage, "reduce_bucket_size": 50_000_000},
+        "train_micro_batch_size_per_gpu": trial.train.batch_size // trial.resources.processes,
+        "gradient_accumulation_steps": 1,
+        "gradient_clipping": trial.train.clip_norm,
+        "zero_allow_untested_optimizer": True,
+        "zero_force_ds_cpu_optimizer": False,
+        "steps_per_print": 2**31,
+    }
+    handlers = [] if on_gpu else [InitProcessGroupKwargs(backend="gloo")]
+    plugin = DeepSpeedPlugin(hf_ds_config=config, zero3_init_flag=False)
+    return Accelerator(mixed_precision=precision, deepspeed_plugin=plugin, kwargs_handlers=handlers)
 
 
 class Ranks:  # satisfies harness.evaluation.Processes
     """The processes of a trial, seen from one of them; a single process is a group of one."""
 
-    def __init__(self, accelerator: Accelerator) -> None:
-        self.accelerator = accelerator
+    def __init__(self, accelerator: Accelerator, strategy: str = "ddp") -> None:
+        self.accelerator, self.strategy = accelerator, strategy
         self.index, self.count = accelerator.process_index, accelerator.num_processes
+
+    @property
+    def resumable(self) -> bool:
+        """Whether one process holds all that a checkpoint needs; DeepSpeed divides the optimiser's state."""
+        return self.strategy == "ddp"
 
     @property
     def first(self) -> bool:
@@ -63,7 +95,10 @@ class Ranks:  # satisfies harness.evaluation.Processes
         if self.count > 1:
             if batchnorm == "global":
                 make_global(attached.model)
-            self.accelerator.ddp_handler.find_unused_parameters = bool(attached.dead)
+            if self.strategy == "zero3":
+                _divide_as_one(attached.model)
+            if self.accelerator.ddp_handler is not None:
+                self.accelerator.ddp_handler.find_unused_parameters = bool(attached.dead)
         with warnings.catch_warnings():  # torch's new name for `broadcast_buffers` is not Accelerate's yet
             warnings.filterwarnings("ignore", "`broadcast_buffers` is deprecated", FutureWarning)
             model, optimizer = self.accelerator.prepare(attached.model, optimizer)
@@ -109,6 +144,17 @@ class Ranks:  # satisfies harness.evaluation.Processes
         table = (self._gathered(own[None]) if self.count > 1 else own[None]).T.tolist()
         return {name: None if min(row) < 0 else row for name, row in zip(values, table, strict=True)}
 
+    @contextmanager
+    def whole(self, model: nn.Module, *, changing: bool = False) -> Iterator[None]:
+        """Within, every process sees whole parameters, divided ones too (ZeRO-3); `changing` if it sets them."""
+        if self.strategy != "zero3":
+            yield
+            return
+        import deepspeed
+
+        with deepspeed.zero.GatheredParameters(list(model.parameters()), modifier_rank=0 if changing else None):
+            yield
+
     def take_buffers_of_first(self, model: nn.Module) -> None:
         """Give every process the first one's buffers: statistics of batch norms are taken from own rows."""
         if self.count > 1:
@@ -122,6 +168,17 @@ class Ranks:  # satisfies harness.evaluation.Processes
         parts = [torch.empty_like(tensor) for _ in range(world)]
         distributed.all_gather(parts, tensor.contiguous())
         return torch.cat(parts)
+
+
+def _divide_as_one(model: nn.Module) -> None:
+    """Let ZeRO-3 fetch a model's parameters together, for a whole pass.
+
+    Its hooks see tensors only: not the Tokens that blocks hand on, and not weights that are used without their layer. So
+    parameters are divided between the passes, gradients and optimiser states always.
+    """
+    from deepspeed.utils import set_z3_leaf_modules
+
+    set_z3_leaf_modules(model, [type(model)])
 
 
 def join(rendezvous: Path, *, index: int, count: int) -> None:

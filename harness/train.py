@@ -166,7 +166,8 @@ class Training:
         self.began = time.perf_counter()
         self.trial, self.writer, self.settings = trial, writer, trial.train
         self.accelerator = accelerator_for(trial)
-        self.ranks, self.device = Ranks(self.accelerator), self.accelerator.device
+        self.ranks = Ranks(self.accelerator, trial.resources.strategy)
+        self.device = self.accelerator.device
         self.task = task_of(trial.dataset)
         self.train, test, validation, data_digest = self.task.load(trial, self.device)
         if len(self.train) < self.settings.batch_size:
@@ -212,7 +213,8 @@ class Training:
             if str(reason):
                 print(f"starting anew: {reason}")  # noqa: T201
             if self.attached.before_training is not None:
-                self.attached.before_training(clouds for _, clouds in self.task.clouds(self.train, self.trial))
+                with self.ranks.whole(self.attached.model, changing=True):
+                    self.attached.before_training(clouds for _, clouds in self.task.clouds(self.train, self.trial))
             self.streams.seed(seeds.dropout)
         self.writer.begin(epochs=self.settings.passes, resumed=progress.epoch or None)
         return progress
@@ -244,7 +246,7 @@ class Training:
             if pace.due():
                 clock = time.perf_counter()
                 self.progress.seconds = earlier + clock - self.began
-                if self.ranks.first:
+                if self.ranks.first and self.ranks.resumable:
                     self._checkpoint()
                 pace.wrote(time.perf_counter() - clock)
         self.memory.end_training()
@@ -296,7 +298,8 @@ class Training:
             return
         score = row[f"validation/{number}"] = self._score(self.validation)
         if choosing and (self.progress.best is None or score > self.progress.best):
-            self.progress.best, self.best = score, self.attached.snapshot()
+            with self.ranks.whole(self.attached.model):
+                self.progress.best, self.best = score, self.attached.snapshot()
 
     def _score(self, split: Any) -> float:
         self.memory.end_training()
@@ -319,7 +322,8 @@ class Training:
         """The chosen model on the test split, and everything that the result says."""
         trial, task, memory = self.trial, self.task, self.memory
         if self.best is not None:
-            self.attached.restore(self.best)
+            with self.ranks.whole(self.attached.model, changing=True):
+                self.attached.restore(self.best)
         memory.begin_evaluation()
         clock = time.perf_counter()
         outcome = task.evaluate(self.model, self.test, trial, self.ranks)
@@ -330,7 +334,8 @@ class Training:
         ballot = task.vote(self.model, self.voted, trial, self.ranks) if self.voted is not None else None
         votes = {} if ballot is None else {"vote": ballot.columns()["prediction"]}
         self.writer.write_predictions({**outcome.columns(), **votes})
-        size = self._save_adapter()
+        with self.ranks.whole(self.attached.model):
+            size = self._save_adapter()
         times = self.timer.median()
         headline = task.headline
         last = self.progress.row.get(f"validation/{headline.key}")

@@ -85,7 +85,7 @@ def test_the_same_trial_gives_the_same_weights(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("method", ["full", "point_peft"])
 def test_the_adapter_file_on_the_base_weights_is_the_trained_model(method: str, tmp_path: Path) -> None:
-    from accelerate import Accelerator
+    from harness.processes import Ranks, accelerator_for
 
     trial = make_trial(method)
     folder = claim(trial, tmp_path)
@@ -97,7 +97,7 @@ def test_the_adapter_file_on_the_base_weights_is_the_trained_model(method: str, 
     state |= load_file(folder.path / "adapter" / "head.safetensors")
     assert set(attached.trainable) <= set(state)
     attached.model.load_state_dict(state, strict=False)
-    again = evaluate(attached.model, test, trial, Accelerator())
+    again = evaluate(attached.model, test, trial, Ranks(accelerator_for(trial)))
     with np.load(folder.path / "predictions.npz") as stored:
         assert np.array_equal(stored["prediction"], again.prediction)
 
@@ -167,7 +167,7 @@ def test_the_papers_number_chooses_nothing(tmp_path: Path) -> None:
 def test_votes_average_the_scores_of_random_passes(
     sampling: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from accelerate import Accelerator
+    from harness.processes import Ranks, accelerator_for
 
     trial = make_trial(
         "linear_probe",
@@ -188,25 +188,25 @@ def test_votes_average_the_scores_of_random_passes(
     passes: list[torch.Tensor] = []
     handle = attached.model.register_forward_hook(lambda _, inputs, scores: passes.append(scores))
     torch.manual_seed(1)
-    again = vote(attached.model, test, trial, Accelerator())
+    again = vote(attached.model, test, trial, Ranks(accelerator_for(trial)))
     handle.remove()
     assert np.array_equal(again.prediction, voted), "votes have a random stream of their own"
     whole = torch.cat(passes).view(3, len(test), -1)
     assert np.array_equal(whole.mean(0).argmax(1).numpy(), voted)
     assert not torch.allclose(whole[0], whole[1])
     monkeypatch.setattr("harness.data.splits.EVALUATION_BATCH", 17)
-    assert np.array_equal(vote(attached.model, test, trial, Accelerator()).prediction, voted)
+    assert np.array_equal(vote(attached.model, test, trial, Ranks(accelerator_for(trial))).prediction, voted)
 
 
 def test_a_split_is_sampled_once_and_evaluated_alike() -> None:
-    from accelerate import Accelerator
+    from harness.processes import Ranks, accelerator_for
 
     trial = make_trial(data=Data(points=128, sampling="fps"))
     train, test, _, _ = load_splits(trial, torch.device("cpu"))
     attached, _ = build(trial, device=torch.device("cpu"), train_items=len(train), train=train)
     once = at_test(test, trial)
     assert once.points.shape == (len(test), 128, 3) and torch.equal(at_test(once, trial).points, once.points)
-    first, second = (evaluate(attached.model, split, trial, Accelerator()) for split in (test, once))
+    first, second = (evaluate(attached.model, split, trial, Ranks(accelerator_for(trial))) for split in (test, once))
     assert np.array_equal(first.prediction, second.prediction) and first.loss == second.loss
 
 
