@@ -40,7 +40,7 @@ def read_files(paths: Sequence[Path], *, points: int, normalised: bool, least: i
     if not left:
         return
     read = partial(_read_one, points=points, normalised=normalised, least=least)
-    with _workers(min(WORKERS, os.cpu_count() or 1, len(left))) as pool, contextlib.suppress(BrokenProcessPool):
+    with worker_pool(min(WORKERS, os.cpu_count() or 1, len(left))) as pool, contextlib.suppress(BrokenProcessPool):
         with without_main():
             futures = [pool.submit(read, path) for path in paths]
         try:
@@ -52,7 +52,7 @@ def read_files(paths: Sequence[Path], *, points: int, normalised: bool, least: i
             for future in futures:  # an error or Ctrl-C came through: don't begin what nobody waits for
                 future.cancel()
     while left:
-        with _workers(1) as pool:
+        with worker_pool(1) as pool:
             while left:
                 try:
                     with without_main():
@@ -67,7 +67,7 @@ def read_files(paths: Sequence[Path], *, points: int, normalised: bool, least: i
 
 
 @contextlib.contextmanager
-def _workers(count: int) -> Iterator[ProcessPoolExecutor]:
+def worker_pool(count: int) -> Iterator[ProcessPoolExecutor]:
     """Processes that read files, and end once nothing is left to do."""
     pool = ProcessPoolExecutor(count, multiprocessing.get_context("forkserver"), initializer=_enter_worker)
     try:
