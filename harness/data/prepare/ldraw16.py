@@ -36,7 +36,7 @@ from safetensors.numpy import load, save
 from harness.atomic import write_atomically, write_in_order
 from harness.data.ldraw16 import FOLDER, NAMES, VERSION
 from harness.data.prepare.ldraw import INSTALL, LDRAW16, SOURCE, MeshError, Part, PartLibrary, in_test_split, ldraw16_parts
-from harness.data.prepare.meshes import near_duplicates, signature
+from harness.data.prepare.meshes import near_duplicates, signature, spacing
 from harness.data.prepare.scanlike import scan_like
 from harness.data.reading import worker_pool
 from harness.errors import UserError
@@ -48,8 +48,9 @@ RECORDED = ASSETS / "ldraw16_items.csv"
 """The items as they come out of `SOURCE`: file, class, side, digest of the points."""
 KEPT = 1024
 """Points per cloud."""
-BELOW = 0.0275
-"""Chamfer-L1 distance to a test item below which a training item is left out, as for the variants of sweethome12."""
+NEAR = 1.2
+"""Chamfer-L1 distance to a test item, in point spacings, below which a training item is left out. Two samplings of one
+surface measure 1, whatever its area; 1.2 is reached when the surfaces are about half a spacing apart."""
 CHUNK = 32
 """Parts that are sampled, and kept, together."""
 FORMAT = 1
@@ -140,7 +141,7 @@ def prepare_ldraw16(
     return Prepared([path for path, _ in files], train_items, test_items, _sorted(left_out), differences)
 
 
-def test_numbers(path: Path = TEST_PARTS) -> frozenset[str]:
+def listed_numbers(path: Path = TEST_PARTS) -> frozenset[str]:
     """Part numbers of the test side, as recorded when the shipped encoder was pre-trained."""
     return frozenset(line for line in path.read_text().splitlines() if line and not line.startswith("#"))
 
@@ -256,7 +257,7 @@ def _split(
     """The items, by class and file, and their test flags (n,)."""
     chosen = {part.file for part in ldraw16_parts(shapes=[sample.part for sample in samples])}
     left_out["beyond the first of their class"] = len(samples) - len(chosen)
-    listed = test_numbers()
+    listed = listed_numbers()
     test, train = [], []
     for sample in samples:
         if sample.part.file not in chosen:
@@ -284,7 +285,7 @@ def _close_to_test(train: Sequence[Sample], test: Sequence[Sample], processes: i
         return set()
     known = np.stack([sample.points for sample in train])
     asked = np.stack([sample.points for sample in test])
-    pieces = [(known, asked[begin : begin + CHUNK]) for begin in range(0, len(asked), CHUNK)]
+    pieces = [(known, piece) for piece in np.array_split(asked, min(len(asked), 4 * processes))]
     close: set[int] = set()
     progress("comparing train and test", 0, len(pieces))
     for done, (_, found) in enumerate(_in_workers(near_any, pieces, processes), start=1):
@@ -295,8 +296,10 @@ def _close_to_test(train: Sequence[Sample], test: Sequence[Sample], processes: i
 
 def near_any(known: NDArray[np.float32], asked: NDArray[np.float32]) -> set[int]:
     """Indices of the clouds `known` (A, N, 3) that are a near-duplicate of one of `asked` (B, N, 3)."""
-    pairs = near_duplicates(clouds=asked.astype(np.float64), others=known.astype(np.float64), below=BELOW)
-    return {index for _, index in pairs}
+    clouds, others = asked.astype(np.float64), known.astype(np.float64)
+    spacings, spacings_others = (np.array([spacing(cloud) for cloud in both]) for both in (clouds, others))
+    limits = NEAR * (spacings[:, None] + spacings_others) / 2
+    return {index for _, index in near_duplicates(clouds=clouds, others=others, below=limits)}
 
 
 def _check_classes(items: Sequence[Sample], test: NDArray[np.uint8], source: Path) -> None:
@@ -394,7 +397,7 @@ def _alone(folder: Path) -> Iterator[None]:
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise UserError(f"{folder}: another `harness data prepare ldraw16` is at work there; wait for it") from None
+            raise UserError(f"{folder}: another `harness data prepare ldraw16` is at work there; wait for its end") from None
         yield
     except UserError:
         if made:  # nothing came of it
