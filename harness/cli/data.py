@@ -192,7 +192,9 @@ def data_prepare(
     folder = output or Path("data")
     if name in ("ldraw16", "ldraw16_scanlike"):
         if output is not None:
-            raise UserError(f"--output: {name} goes into the data folder, where suites find it: --data DIR, HARNESS_DATA")
+            raise UserError(
+                f"--output: {name} goes into the data folder, where suites find it: --data DIR, HARNESS_DATA"
+            )
         written = _prepare_ldraw16(source or Path("/usr/share/ldraw"), processes)
     elif name == "shapenet55":
         from harness.data.shapenet55 import SHAPENET55

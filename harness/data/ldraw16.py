@@ -45,9 +45,7 @@ class PreparedDataset(Dataset):
     def load(self, split: Split, root: Path) -> PointClouds:
         """Read one split. Raises UserError when the file is missing, or is not the one that its card declares."""
         prepared, card = self.as_prepared(root), self._read_card(root)
-        return read_split(
-            self._clouds(root), split, declared=prepared, digest=str(card["digest"]), again="run " + MAKE
-        )
+        return read_split(self._clouds(root), split, declared=prepared, digest=str(card["digest"]), again="run " + MAKE)
 
     def as_prepared(self, root: Path) -> Self:
         """The declaration with the sizes of the files that are here: another version of the source makes others."""

@@ -155,7 +155,9 @@ class PartLibrary:
             child = self._primitives.get(included) or self._flatten(included, self._included(included), depth=depth + 1)
             triangles, files, height = triangles + len(child.triangles), files + child.files, max(height, child.height)
             if triangles > MAX_PART_TRIANGLES or files > MAX_INCLUDED:
-                raise MeshError(f"'{key}' has more than {MAX_PART_TRIANGLES} triangles or {MAX_INCLUDED} included files")
+                raise MeshError(
+                    f"'{key}' has more than {MAX_PART_TRIANGLES} triangles or {MAX_INCLUDED} included files"
+                )
             pieces.append((child.triangles.reshape(-1, 3) @ matrix.T + offset).reshape(-1, 3, 3))
             ingredients |= child.ingredients
         if height >= MAX_DEPTH:

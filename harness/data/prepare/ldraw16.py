@@ -35,7 +35,16 @@ from safetensors.numpy import load, save
 
 from harness.atomic import write_atomically, write_in_order
 from harness.data.ldraw16 import FOLDER, NAMES, VERSION
-from harness.data.prepare.ldraw import INSTALL, LDRAW16, SOURCE, MeshError, Part, PartLibrary, in_test_split, ldraw16_parts
+from harness.data.prepare.ldraw import (
+    INSTALL,
+    LDRAW16,
+    SOURCE,
+    MeshError,
+    Part,
+    PartLibrary,
+    in_test_split,
+    ldraw16_parts,
+)
 from harness.data.prepare.meshes import near_duplicates, signature, spacing
 from harness.data.prepare.scanlike import scan_like
 from harness.data.reading import worker_pool
@@ -306,7 +315,10 @@ def _check_classes(items: Sequence[Sample], test: NDArray[np.uint8], source: Pat
     """Refuse a library of which the split leaves a class without items on one side."""
     sides = {(item.part.category, int(flag)) for item, flag in zip(items, test, strict=True)}
     lacking = [
-        f"{kind} ({side})" for kind in LDRAW16 for flag, side in enumerate(("train", "test")) if (kind, flag) not in sides
+        f"{kind} ({side})"
+        for kind in LDRAW16
+        for flag, side in enumerate(("train", "test"))
+        if (kind, flag) not in sides
     ]
     if lacking:
         raise UserError(
@@ -397,7 +409,9 @@ def _alone(folder: Path) -> Iterator[None]:
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise UserError(f"{folder}: another `harness data prepare ldraw16` is at work there; wait for its end") from None
+            raise UserError(
+                f"{folder}: another `harness data prepare ldraw16` is at work there; wait for its end"
+            ) from None
         yield
     except UserError:
         if made:  # nothing came of it

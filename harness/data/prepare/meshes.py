@@ -136,9 +136,7 @@ def spacing(cloud: Floats) -> float:
     return float(cKDTree(cloud).query(cloud, k=2)[0][:, 1].mean())
 
 
-def near_duplicates(
-    *, clouds: Floats, others: Floats, below: float | Floats = NEAR_DUPLICATE
-) -> list[tuple[int, int]]:
+def near_duplicates(*, clouds: Floats, others: Floats, below: float | Floats = NEAR_DUPLICATE) -> list[tuple[int, int]]:
     """Index pairs (i, j) with Chamfer-L1 of clouds[i] and others[j] under `below`, one limit or one a pair (A, B).
 
     clouds (A, N, 3) and others (B, N, 3), normalised. Passing the same array twice compares each pair once. A

@@ -17,7 +17,7 @@ from harness.cli import main
 from harness.data.checking import check_data
 from harness.data.ldraw16 import LDRAW16, LDRAW16_SCANLIKE, NAMES
 from harness.data.prepare import ldraw, ldraw16
-from harness.data.prepare.ldraw16 import NEAR, prepare_ldraw16, listed_numbers
+from harness.data.prepare.ldraw16 import NEAR, listed_numbers, prepare_ldraw16
 from harness.data.prepare.meshes import chamfer, near_duplicates, normalise, spacing
 from harness.errors import UserError
 
@@ -56,7 +56,9 @@ def bricks(tmp_path_factory: pytest.TempPathFactory) -> Path:
     sizes, shift = np.array([4.0, 1.0, 2.0]), np.array([1.0, -1.2, 0.0])
     write(root, TEST[60], "Brick", two_boxes(sizes, shift))
     write(root, TRAIN[60], "Brick", two_boxes(sizes * [1.004, 1, 1], shift))  # not a copy, but nearly
-    write(root, TRAIN[61], "Brick", f"1 16 0 0 0 1 0 0 0 1 0 0 0 1 {TEST[60]}.dat\n" + two_boxes(sizes[::-1], shift * 4))
+    write(
+        root, TRAIN[61], "Brick", f"1 16 0 0 0 1 0 0 0 1 0 0 0 1 {TEST[60]}.dat\n" + two_boxes(sizes[::-1], shift * 4)
+    )
     write(root, UNLISTED, "Brick", two_boxes(np.array([1.0, 5.0, 1.0]), shift))
     write(root, TRAIN[62], "Brick", f"1 16 0 0 0 1 0 0 0 1 0 0 0 1 {TRAIN[62]}.dat\n")
     write(root, TRAIN[63], "Brick", two_boxes(sizes * 2, shift * 2))  # a copy of the test part in another size
@@ -111,7 +113,9 @@ def test_what_is_written_is_as_declared(prepared: Path) -> None:
         assert not report.problems
         assert "not the clouds made from ldraw-parts" in report.notes[0]
         train, test = declared.load("train", prepared), declared.load("test", prepared)
-        assert (len(train.labels), len(test.labels)) == tuple(card(prepared)["sizes"][side] for side in ("train", "test"))
+        assert (len(train.labels), len(test.labels)) == tuple(
+            card(prepared)["sizes"][side] for side in ("train", "test")
+        )
         assert set(train.labels) == set(test.labels) == set(range(16))
         assert np.linalg.norm(train.points, axis=2).max() <= 1.001
         assert card(prepared, declared.name)["items"][0]["author"] == "Ann Example [ann]"
@@ -145,7 +149,9 @@ ldraw16.prepare_ldraw16(source=Path({str(bricks)!r}), root=Path({str(tmp_path)!r
     begun: list[int] = []
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(ldraw16, "CHUNK", 8)
-        prepare_ldraw16(source=bricks, root=tmp_path, processes=1, progress=lambda stage, done, total: begun.append(done))
+        prepare_ldraw16(
+            source=bricks, root=tmp_path, processes=1, progress=lambda stage, done, total: begun.append(done)
+        )
     assert begun[0] >= 24
     assert contents(tmp_path) == contents(prepared)
 
