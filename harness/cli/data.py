@@ -162,8 +162,8 @@ def data_prepare(
     name: Annotated[
         str,
         typer.Argument(
-            help="ldraw16 (and its scan-like twin, into the data folder), sweethome12, shapenet55, or ldraw_pretrain (the "
-            "shipped weights' pre-training set)."
+            help="ldraw16 (and its scan-like twin, into the data folder), sweethome12, shapenet55, or ldraw_pretrain "
+            "(the shipped weights' pre-training set)."
         ),
     ],
     source: Annotated[
@@ -192,9 +192,7 @@ def data_prepare(
     folder = output or Path("data")
     if name in ("ldraw16", "ldraw16_scanlike"):
         if output is not None:
-            raise UserError(
-                f"--output: {name} goes into the data folder, where suites find it: --data DIR, HARNESS_DATA"
-            )
+            raise UserError(f"--output: {name} goes into the data folder, where suites look: --data DIR")
         written = _prepare_ldraw16(source or Path("/usr/share/ldraw"), processes)
     elif name == "shapenet55":
         from harness.data.shapenet55 import SHAPENET55

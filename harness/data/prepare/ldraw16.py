@@ -322,8 +322,8 @@ def _check_classes(items: Sequence[Sample], test: NDArray[np.uint8], source: Pat
     ]
     if lacking:
         raise UserError(
-            f"'{source}': the split of ldraw16 does not hold for this library, no item is left of: {', '.join(lacking)}; "
-            f"take version {SOURCE['ldraw-parts']} of ldraw-parts: {INSTALL}"
+            f"'{source}': the split of ldraw16 does not hold for this library, no item is left of "
+            f"{', '.join(lacking)}; take version {SOURCE['ldraw-parts']} of ldraw-parts: {INSTALL}"
         )
 
 
