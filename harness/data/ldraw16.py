@@ -59,8 +59,8 @@ class PreparedDataset(Dataset):
             return []
         recorded, found = card["recorded"], card["recorded"]["differences"]
         return [
-            f"not the clouds made from {recorded['package']} {recorded['version']}: {found['absent']} items are absent, "
-            f"{found['new']} are new, {found['changed']} differ; results compare only with others on these files"
+            f"not the clouds made from {recorded['package']} {recorded['version']}: {found['absent']} items absent, "
+            f"{found['new']} new, {found['changed']} changed; results compare only with others on these files"
         ]
 
     def _clouds(self, root: Path) -> Path:
