@@ -22,10 +22,11 @@ from torch import Tensor, nn
 
 import harness
 from harness.build import build
-from harness.data.dataset import Dataset, PointClouds, Split
+from harness.data.dataset import Declaration
 from harness.errors import UserError
 from harness.method import Attached, Method
 from harness.models.official import renamed
+from harness.tasks import TASKS, task_of
 from harness.trial import Trial
 
 
@@ -46,32 +47,27 @@ class AdapterCard(BaseModel):
     """SHA-256 of the file that the tensors belong on; None with random weights."""
     versions: dict[str, str]
     """Of what wrote it: harness, torch."""
+    task: str = "classification"
+    details: dict[str, Any] = {}
+    """What the task must know of the dataset beside all this."""
 
-    def dataset(self) -> Dataset:
+    def dataset(self) -> Declaration:
         """The trial's dataset as far as the adapter knows it: a declaration without clouds."""
-        return _Remembered(
-            name=self.spec["dataset"]["name"],
-            version=self.spec["dataset"]["version"],
-            classes=self.classes,
-            train_items=self.train_items,
-            test_items=0,
-            points=self.stored_points,
-            up=self.up,
-            normalised=self.normalised,
-            licence="not known",
-            source="not known",
-        )
-
-
-@dataclass(frozen=True)
-class _Remembered(Dataset):
-    """A declaration read from a card; the clouds need not be on this machine."""
-
-    def missing(self, root: Path) -> str | None:
-        return f"dataset '{self.name}' is known from an adapter only; its clouds are not here"
-
-    def load(self, split: Split, root: Path) -> PointClouds:
-        raise UserError(str(self.missing(root)))
+        if self.task not in TASKS:
+            raise UserError(f"the adapter is for {self.task}, which this harness does not know: install a newer one")
+        common = {
+            "name": self.spec["dataset"]["name"],
+            "version": self.spec["dataset"]["version"],
+            "classes": self.classes,
+            "train_items": self.train_items,
+            "test_items": 0,
+            "points": self.stored_points,
+            "up": self.up,
+            "normalised": self.normalised,
+            "licence": "not known",
+            "source": "not known",
+        }
+        return TASKS[self.task].remembered(common, self.details)
 
 
 def untrained(trial: Trial, *, train_items: int) -> tuple[Attached, str | None]:
@@ -142,6 +138,8 @@ def pack(attached: Attached, trial: Trial, *, train_items: int) -> Packed:
         normalised=trial.dataset.normalised,
         base_weights=base_weights,
         versions={"harness": harness.__version__, "torch": torch.__version__},
+        task=trial.dataset.task,
+        details=task_of(trial.dataset).details(trial.dataset),
     )
     return Packed(adapter, head, card, trial.method.peft_config() or {})
 

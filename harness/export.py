@@ -51,7 +51,7 @@ def export(trained: TrainedTrial, path: Path) -> Exported:
     """
     if path.suffix != ".safetensors":
         raise UserError(f"{path}: the weights are written as safetensors; name the file {path.name}.safetensors")
-    model = trained.model
+    model = trained.classifier
     encoder = trained.trial.method.merged(copy.deepcopy(model.encoder))
     if encoder is None:
         raise UserError(

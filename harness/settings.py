@@ -71,9 +71,10 @@ class Train(Section):
     more than `epochs` is run (docs/protocol.md)."""
     clip_norm: Positive = 10.0
     """Gradients are clipped to this global norm."""
-    augment: Literal["none", "scale_translate", "rotate", "scale_rotate"] = "scale_translate"
+    augment: Literal["none", "scale_translate", "rotate", "scale_rotate", "scale_shift"] = "scale_translate"
     """Of training clouds: a scale and a shift per axis, a turn about the vertical axis, or a slight scale per axis and
-    one turn for the whole batch (Point-PEFT's for PB_T50_RS)."""
+    one turn for the whole batch (Point-PEFT's for PB_T50_RS). `scale_shift`: one scale per cloud and a slight shift
+    (the papers' for part segmentation)."""
     drop_path: Fraction = 0.1
     """Largest probability of leaving out a block's branch; it grows from 0 with depth."""
     head_dropout: Fraction = 0.5
@@ -109,8 +110,9 @@ class Data(Section):
 
     points: PositiveInt | None = None
     """Points per cloud; the backbone's own number when not given."""
-    sampling: Literal["random", "fps"] = "random"
-    """`random`: a random subset, fixed at test. `fps`: the papers' farthest points, then a random subset."""
+    sampling: Literal["random", "fps", "resample"] = "random"
+    """`random`: a random subset, fixed at test. `fps`: the papers' farthest points, then a random subset.
+    `resample`: each point drawn anew, some twice (the papers' for part segmentation, and only there)."""
 
 
 class Resources(Section):

@@ -28,18 +28,18 @@ from harness.baselines import BASELINES
 from harness.build import build, set_training
 from harness.checkpoint import NotResumable, Pace, Progress, Streams, pack, resume
 from harness.data.augment import augmentation
-from harness.data.sampling import train_points
-from harness.data.splits import Split, at_test, load_splits, test_batches
+from harness.data.splits import Split, load_splits, test_batches
 from harness.errors import UserError
-from harness.evaluation import Evaluation, evaluate, vote
+from harness.evaluation import Evaluation
+from harness.headline import others
 from harness.measure.environment import code_digest, cpu_name, environment, libraries
 from harness.measure.memory import NO_GPU, NOT_YET, MemoryWindow
 from harness.measure.steps import StepTimer
-from harness.models.head import classification_loss
 from harness.optimizer import AdamW
 from harness.result import Memory as MemoryRecord
 from harness.result import Parameters, Result, Status, Storage, Time
 from harness.settings import Train
+from harness.tasks import task_of
 from harness.trial import Seeds, Trial
 from harness.trial_folder import (
     ADAPTER,
@@ -72,6 +72,7 @@ def run_trial(trial: Trial, writer: TrialWriter, *, git: str | None = None) -> R
     except Exception as problem:
         status, error = _failure_class(problem)
         result = failure(trial.identity, trial.spec(), status=status, error=error)
+    result.task = trial.dataset.task
     result.reasons = explain_nulls(result)
     drop = {"all": (), "adapter": (CHECKPOINT,), "none": (CHECKPOINT, ADAPTER, ADAPTER_HEAD)}[trial.keep]
     writer.finish(result, drop=drop if result.status == "done" else ())
@@ -97,10 +98,11 @@ def explain_nulls(result: Result) -> dict[str, str]:
     """Why each number that is null is null, for those that nothing has explained yet."""
     reasons = dict(result.reasons)
     default = f"the trial ended as {result.status}" if result.status != "done" else NOT_YET
-    special = {
-        "metrics.accuracy_best_on_test": "recorded only with selection: paper",
-        "metrics.accuracy_vote": "no voting was asked for",
-        "metrics.validation_accuracy": "no validation split was asked for",
+    headline = result.headline
+    special = {f"metrics.{key}": f"not a number of {result.task}" for key in others(headline)} | {
+        f"metrics.{headline.best_on_test}": "recorded only with selection: paper",
+        f"metrics.{headline.vote}": "no voting was asked for",
+        f"metrics.{headline.validation}": "no validation split was asked for",
     }
     for section in ("metrics", "parameters", "memory", "time", "compute", "storage"):
         for key, value in getattr(result, section).model_dump().items():
@@ -148,14 +150,15 @@ class Training:
         precision = trial.resources.precision
         self.accelerator = Accelerator(mixed_precision="no" if precision == "fp32" else precision)
         self.device = self.accelerator.device
-        self.train, test, validation, data_digest = load_splits(trial, self.device)
+        self.task = task_of(trial.dataset)
+        self.train, test, validation, data_digest = self.task.load(trial, self.device)
         if len(self.train) < self.settings.batch_size:
             raise UserError(
                 f"{trial.dataset.name} has {len(self.train)} training clouds, "
                 f"fewer than train.batch_size {self.settings.batch_size}"
             )
-        self.test = at_test(test, trial)
-        self.validation = at_test(validation, trial) if validation is not None else None
+        self.test = self.task.at_test(test, trial)
+        self.validation = self.task.at_test(validation, trial) if validation is not None else None
         self.voted = test if trial.protocol.vote else None
         self.steps = len(self.train) // self.settings.batch_size
         self.attached, digests = build(trial, device=self.device, train_items=len(self.train), train=self.train)
@@ -164,7 +167,7 @@ class Training:
         optimizer = AdamW(groups, lr=self.settings.learning_rate, fused=True)
         self.model, self.optimizer = self.accelerator.prepare(self.attached.model, optimizer)
         self.augment = augmentation(self.settings.augment, up=trial.dataset.up)
-        seeds = Seeds.of(trial.dataset.name, trial.seed)
+        seeds = trial.seeds
         self.order = torch.Generator().manual_seed(seeds.order)
         self.noise = torch.Generator(device=self.device).manual_seed(seeds.augmentation)
         self.streams = Streams(order=self.order, noise=self.noise, device=self.device)
@@ -191,7 +194,7 @@ class Training:
             if str(reason):
                 print(f"starting anew: {reason}")  # noqa: T201
             if self.attached.before_training is not None:
-                self.attached.before_training(clouds for _, clouds in test_batches(self.train, self.trial))
+                self.attached.before_training(clouds for _, clouds in self.task.clouds(self.train, self.trial))
             self.streams.seed(seeds.dropout)
         self.writer.begin(epochs=self.settings.passes, resumed=progress.epoch or None)
         return progress
@@ -231,8 +234,6 @@ class Training:
     def _epoch(self, epoch: int) -> dict[str, Any]:
         """One pass over the training clouds; returns its line of metrics.jsonl."""
         settings, batch_size = self.settings, self.settings.batch_size
-        count, rule = self.trial.data.points, self.trial.data.sampling
-        assert count is not None
         set_training(self.model, frozen_batchnorm=self.trial.protocol.frozen_batchnorm)
         shuffled = torch.randperm(len(self.train), generator=self.order).to(self.device)
         losses = torch.zeros((), device=self.device)
@@ -243,11 +244,10 @@ class Training:
             for group in self.optimizer.param_groups:
                 group["lr"] = rate
             rows = shuffled[batch * batch_size : (batch + 1) * batch_size]
-            clouds = self.augment(train_points(self.train.points[rows], count, rule, self.noise), self.noise)
+            seen = self.task.batch(self.train, rows, self.trial, self.augment, self.noise)
             self.timer.data_ready()
             with self.accelerator.autocast():
-                scores = self.model(clouds)
-                loss = classification_loss(scores, self.train.labels[rows], label_smoothing=settings.label_smoothing)
+                loss = self.task.loss(self.model(*seen.inputs), seen.targets, settings)
             self.optimizer.zero_grad()
             self.accelerator.backward(loss)
             if step == 0 and (starved := self.attached.starved()):
@@ -264,20 +264,20 @@ class Training:
 
     def _validate(self, epoch: int, row: dict[str, Any]) -> None:
         """What the protocol asks of an epoch: the best model so far by validation, or the papers' best on test."""
-        selection = self.trial.protocol.selection
+        selection, number = self.trial.protocol.selection, self.task.headline.key
         if selection == "paper":  # chooses nothing: the number goes into a column of its own
-            row["test/accuracy"] = self._accuracy(self.test)
-            self.progress.best_on_test = max(self.progress.best_on_test or 0.0, row["test/accuracy"])
+            score = row[f"test/{number}"] = self._score(self.test)
+            self.progress.best_on_test = max(self.progress.best_on_test or 0.0, score)
         choosing = selection == "validation"
         if self.validation is None or not (choosing or epoch + 1 == self.settings.passes):
             return
-        accuracy = row["validation/accuracy"] = self._accuracy(self.validation)
-        if choosing and (self.progress.best is None or accuracy > self.progress.best):
-            self.progress.best, self.best = accuracy, self.attached.snapshot()
+        score = row[f"validation/{number}"] = self._score(self.validation)
+        if choosing and (self.progress.best is None or score > self.progress.best):
+            self.progress.best, self.best = score, self.attached.snapshot()
 
-    def _accuracy(self, split: Split) -> float:
+    def _score(self, split: Any) -> float:
         self.memory.end_training()
-        return evaluate(self.model, split, self.trial, self.accelerator).accuracy
+        return self.task.score(self.task.evaluate(self.model, split, self.trial, self.accelerator))
 
     def _checkpoint(self) -> None:
         self.progress.times, self.progress.peaks = self.timer.times(), self.memory.peaks()
@@ -294,32 +294,33 @@ class Training:
 
     def _finish(self, git: str | None, earlier: float) -> Result:
         """The chosen model on the test split, and everything that the result says."""
-        trial, memory = self.trial, self.memory
+        trial, task, memory = self.trial, self.task, self.memory
         if self.best is not None:
             self.attached.restore(self.best)
         memory.begin_evaluation()
         clock = time.perf_counter()
-        outcome = evaluate(self.model, self.test, trial, self.accelerator)
+        outcome = task.evaluate(self.model, self.test, trial, self.accelerator)
         evaluation_time = time.perf_counter() - clock
         memory.end_evaluation()
         host_peak = memory.host_peak  # before what is no part of training or evaluation: votes, making the adapter
-        ballot = vote(self.model, self.voted, trial, self.accelerator) if self.voted is not None else None
-        self.writer.write_predictions(
-            prediction=outcome.prediction, label=outcome.label, vote=ballot.prediction if ballot is not None else None
-        )
+        ballot = task.vote(self.model, self.voted, trial, self.accelerator) if self.voted is not None else None
+        votes = {} if ballot is None else {"vote": ballot.columns()["prediction"]}
+        self.writer.write_predictions({**outcome.columns(), **votes})
         size = self._save_adapter()
         times = self.timer.median()
         keys = ("train_peak", "train_reserved", "device", "eval_peak", "total_peak")
-        chosen = self.progress.best if self.best is not None else self.progress.row.get("validation/accuracy")
+        headline = task.headline
+        last = self.progress.row.get(f"validation/{headline.key}")
+        beside = {
+            headline.validation: self.progress.best if self.best is not None else last,
+            headline.best_on_test: self.progress.best_on_test,
+        } | ({headline.vote: task.score(ballot)} if ballot is not None else {})
         return Result(
             id=trial.identity,
             spec=trial.spec(),
             status="done",
-            metrics=outcome.metrics(
-                validation_accuracy=chosen,
-                accuracy_best_on_test=self.progress.best_on_test,
-                accuracy_vote=ballot.accuracy if ballot is not None else None,
-            ),
+            task=trial.dataset.task,
+            metrics=outcome.metrics().model_copy(update=beside),
             parameters=Parameters(**asdict(self.attached.counts)),
             memory=MemoryRecord(
                 train_peak=memory.train_peak,
@@ -366,7 +367,7 @@ def _baseline(trial: Trial, writer: TrialWriter, git: str | None) -> Result:
 
     prediction = BASELINES[trial.baseline](seen(train), train.labels.numpy(), seen(test))
     outcome = Evaluation(prediction, test.labels.numpy(), math.nan)
-    writer.write_predictions(prediction=outcome.prediction, label=outcome.label)
+    writer.write_predictions(outcome.columns())
     nothing = "a baseline trains nothing"
     sections = {"parameters": Parameters, "memory": MemoryRecord, "storage": Storage}
     reasons = {f"{name}.{key}": nothing for name, record in sections.items() for key in record().model_dump()}

@@ -18,7 +18,7 @@ import json
 import os
 import secrets
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from hashlib import sha256
@@ -294,17 +294,10 @@ class TrialWriter:
         with self._writing(), (self.path / "metrics.jsonl").open("a") as file:
             file.write(json.dumps(row) + "\n")
 
-    def write_predictions(
-        self,
-        *,
-        prediction: npt.NDArray[np.integer],
-        label: npt.NDArray[np.integer],
-        vote: npt.NDArray[np.integer] | None = None,
-    ) -> None:
-        """Per-item test predictions, ordered by item index, and those by vote where there was one; int16."""
-        columns = {"prediction": prediction, "label": label} | ({"vote": vote} if vote is not None else {})
+    def write_predictions(self, columns: Mapping[str, npt.NDArray[np.integer]]) -> None:
+        """Per-item test predictions and labels, ordered by item index, and those by vote where there was one."""
         content = io.BytesIO()
-        np.savez_compressed(content, allow_pickle=False, **{name: c.astype(np.int16) for name, c in columns.items()})
+        np.savez_compressed(content, allow_pickle=False, **columns)
         self.write_file("predictions.npz", content.getvalue())
 
     def write_file(self, name: str | Path, content: bytes | str) -> None:

@@ -144,7 +144,7 @@ class DAPT(Method):
         )
         added = [m for m in adapted.modules() if isinstance(m, ScaleShift | DynamicAdapter)]
         # The last block's prompt goes to the head alone; where the head reads no prompts, its gradient is zero.
-        read = any(name.startswith("prompt_") for name in self.pool)
+        read = task.pooled and any(name.startswith("prompt_") for name in self.pool)
         return Adapted(
             adapted,
             added=added,

@@ -83,7 +83,14 @@ HEADS: dict[HeadKind, type[ThreeLayerHead | TwoLayerHead]] = {
 }
 
 
-class Classifier(nn.Module):
+class Headed(nn.Module):
+    """An encoder with a head on it; what it is called with and what it says is the task's."""
+
+    encoder: nn.Module
+    head: nn.Module
+
+
+class Classifier(Headed):
     """Encoder, pooling and head in one: points (B, N, 3) -> scores (B, K)."""
 
     def __init__(self, *, encoder: nn.Module, pool: tuple[Pool, ...], head: nn.Module) -> None:
