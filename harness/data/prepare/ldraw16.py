@@ -250,8 +250,9 @@ def _read_chunk(path: Path, parts: Sequence[Part]) -> list[Outcome] | None:
         outcomes: list[Outcome] = []
         for part, entry in zip(parts, about, strict=True):
             mark = None if entry["mark"] is None else tuple(entry["mark"])
-            clouds = None if entry["ingredients"] is None else next(rows)
-            outcomes.append((mark, clouds and Sample(part, frozenset(entry["ingredients"]), *clouds)))
+            ingredients = entry["ingredients"]
+            sample = None if ingredients is None else Sample(part, frozenset(ingredients), *next(rows))
+            outcomes.append((mark, sample))
         return outcomes
     except (FileNotFoundError, SafetensorError, ValueError, KeyError, TypeError, StopIteration):
         return None
