@@ -144,9 +144,7 @@ def progress(stage, done, total):
 ldraw16.prepare_ldraw16(source=Path({str(bricks)!r}), root=Path({str(tmp_path)!r}), processes=1, progress=progress)
 """
     killed = subprocess.run([sys.executable, "-c", script], capture_output=True, check=False, timeout=120)
-    assert (
-        killed.returncode == -signal.SIGKILL
-    )  # its pipes closed, so its workers ended, too
+    assert killed.returncode == -signal.SIGKILL  # its pipes closed, so its workers ended, too
     assert not any(LDRAW16.missing(tmp_path) is None or path.suffix == ".json" for path in tmp_path.glob("ldraw16/*"))
     begun: list[int] = []
     with pytest.MonkeyPatch.context() as patch:
