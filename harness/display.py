@@ -35,15 +35,18 @@ def duration(seconds: float) -> str:
 
 def outcome(result: Result) -> str:
     """One trial's end in a few words."""
-    if result.status == "done" and result.metrics.accuracy is not None:
-        return f"accuracy {100 * result.metrics.accuracy:.1f} %"
+    if result.status == "done" and result.score is not None:
+        return f"{result.headline.title} {100 * result.score:.1f} %"
     return f"{result.status}: {(result.error or '').splitlines()[0] if result.error else ''}"
 
 
 def leaderboard_table(results: SuiteResults) -> Table:
     """A short leaderboard for the terminal; the reports have the intervals and all the rest."""
     datasets = list(dict.fromkeys(entry.dataset for entry in results.entries))
-    table = Table(title="accuracy in %, mean ± sd over seeds or folds", title_justify="left", box=None, padding=(0, 2))
+    found = (entry.result for entry in results.entries if entry.result is not None and entry.result.score is not None)
+    measures = " and ".join(sorted({result.headline.title for result in found})) or "results"
+    title = f"{measures} in %, mean ± sd over seeds or folds"
+    table = Table(title=title, title_justify="left", box=None, padding=(0, 2))
     table.add_column("method")
     for dataset in datasets:
         table.add_column(dataset, justify="right")
@@ -70,7 +73,7 @@ def leaderboard_table(results: SuiteResults) -> Table:
 
 def _mean_and_deviation(entries: Sequence[Entry], dataset: str) -> str:
     mine = [entry for entry in entries if entry.dataset == dataset]
-    scores = [e.result.metrics.accuracy for e in mine if e.result is not None and e.result.metrics.accuracy is not None]
+    scores = [e.result.score for e in mine if e.result is not None and e.result.score is not None]
     if not scores:
         return "–"
     spread = f" ± {100 * statistics.stdev(scores):.1f}" if len(scores) > 1 else ""
@@ -148,7 +151,7 @@ class RunDisplay:
         self.trials, self.store, self.console = trials, store, console
         self.running: dict[str, Trial] = {}
         self.statuses: Counter[str] = Counter()
-        self.accuracies: dict[tuple[str, str], list[float]] = {}
+        self.scores: dict[tuple[str, str], list[float]] = {}
         self.began = time.monotonic()
         self.live: Live | None = None
         self.lock = threading.Lock()
@@ -182,9 +185,9 @@ class RunDisplay:
         with self.lock:
             self.running.pop(trial.identity, None)
             self.statuses[result.status] += 1
-            if result.metrics.accuracy is not None:
+            if result.score is not None:
                 cell = (trial.method_label, trial.dataset.name)
-                self.accuracies.setdefault(cell, []).append(result.metrics.accuracy)
+                self.scores.setdefault(cell, []).append(result.score)
         done = sum(self.statuses.values())
         if self.live is None or result.status != "done":
             line = f"finished  {trial.name}: {outcome(result)} [{done}/{len(self.trials)}, {self._left()}]"
@@ -212,7 +215,7 @@ class RunDisplay:
     def _picture(self) -> Group:
         with self.lock:
             running, statuses = list(self.running.values()), Counter(self.statuses)
-            accuracies = {cell: list(values) for cell, values in self.accuracies.items()}
+            accuracies = {cell: list(values) for cell, values in self.scores.items()}
         done, total = sum(statuses.values()), len(self.trials)
         elapsed = self.elapsed
         rate = f"{60 * done / elapsed:.1f} trials/min" if done else "starting"

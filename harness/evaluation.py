@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -60,14 +60,21 @@ class Evaluation:
         return {"prediction": self.prediction.astype(np.int16), "label": self.label.astype(np.int16)}
 
 
+Item = TypeVar("Item")
+"""What processes share out: batches."""
+
+
 class Processes(Protocol):
-    """The processes that evaluate together: an Accelerator in a training, OneProcess elsewhere."""
+    """The processes that evaluate together: harness.processes.Ranks in a training, OneProcess elsewhere."""
 
     def autocast(self) -> AbstractContextManager[Any]:
         """The precision of the forward pass."""
 
+    def share(self, items: Iterable[Item]) -> Iterator[Item]:
+        """This process's part; every process gets as many, so that some items may come more than once."""
+
     def gather(self, tensors: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-        """Tensors of all processes, one after the other."""
+        """Tensors (b, ...) of all processes, one after the other; b may differ between processes."""
 
 
 @dataclass(frozen=True)
@@ -79,6 +86,10 @@ class OneProcess:
     def autocast(self) -> AbstractContextManager[Any]:
         """The precision of the forward pass."""
         return self.precision()
+
+    def share(self, items: Iterable[Item]) -> Iterator[Item]:
+        """All of them."""
+        return iter(items)
 
     def gather(self, tensors: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         """The same tensors."""
@@ -118,7 +129,7 @@ def _scores(
     """(items, K) float32, from (indices, clouds) that hold every item at least once."""
     model.eval()
     found: list[tuple[Tensor, ...]] = []
-    for indices, clouds in clouds_by_index:
+    for indices, clouds in processes.share(clouds_by_index):
         with processes.autocast():
             scores = model(clouds).float()
         found.append(processes.gather((indices, scores)))

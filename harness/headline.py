@@ -16,10 +16,14 @@ class Headline:
     """The headline number."""
     title: str
     meaning: str
-    """In the words of a report: what it is the mean of."""
+    """What it is of one trial, in the words of a report."""
     mean_key: str
     """The same with every class counting alike."""
     mean_title: str
+    by_category: str | None = None
+    """The field that has it by category, where there is one."""
+    ignores: tuple[str, ...] = ()
+    """Settings that such results do not depend on, by field path."""
     beside: tuple[str, ...] = ()
     """Further fields that only results of such tasks have."""
     counted: bool = False
@@ -58,9 +62,11 @@ ACCURACY = Headline(
 INSTANCE_MIOU = Headline(
     key="instance_miou",
     title="instance mIoU",
-    meaning="instance mIoU on the test split (mean over shapes of the mean over their category's parts)",
+    meaning="instance mIoU on the test split",
     mean_key="class_miou",
     mean_title="class mIoU",
+    by_category="category_miou",
+    ignores=("method.pool",),
     beside=("point_accuracy", "category_miou"),
 )
 HEADLINES = {
@@ -69,6 +75,11 @@ HEADLINES = {
     "part segmentation": INSTANCE_MIOU,
 }
 """By the task of the dataset."""
+
+
+def by_key(key: str) -> Headline:
+    """The headline of a field of `metrics`. Raises KeyError for any other field."""
+    return {headline.key: headline for headline in HEADLINES.values()}[key]
 
 
 def headline_of(task: str) -> Headline:

@@ -65,6 +65,11 @@ class Method(BaseModel, ABC):
     official_names_after: ClassVar[Renames] = ()
     """Renames applied last, where the method's official code calls parts of the encoder otherwise."""
 
+    official_aliases: ClassVar[Renames] = ()
+    """Renames for tensors that the official code's files hold twice, from the second name to the first."""
+    official_settings: ClassVar[dict[str, str | None]] = {}
+    """What published configurations call the settings: ours, or None for what the method does not depend on."""
+
     peft_names: ClassVar[Renames] = ()
     """Renames from this method's parameter names to those in HF peft's files, where it has the same tuner."""
 
@@ -86,7 +91,7 @@ class Method(BaseModel, ABC):
     def merged(self, encoder: nn.Module) -> Encoder | None:
         """The plain encoder that computes what a trained one does; None where that takes more than other weights.
 
-        `encoder` is what `adapt` returned, trained; it may be taken apart.
+        `encoder` is what `adapt` returned, trained; it may be taken apart. Not asked of one that is plain already.
         """
         return None
 
@@ -94,8 +99,9 @@ class Method(BaseModel, ABC):
         """What makes these settings, filled in, impossible on a backbone; empty when they fit."""
         return []
 
-    untold: ClassVar[tuple[str, ...]] = ()
-    """Settings that a trained model depends on, and that `sizes` cannot know for certain."""
+    def untold(self, backbone: Backbone) -> tuple[str, ...]:
+        """Settings that a trained model on a backbone depends on, and that `sizes` cannot know for certain."""
+        return ()
 
     @classmethod
     def sizes(cls, shapes: Mapping[str, Sequence[int]]) -> dict[str, Any] | None:
@@ -152,6 +158,21 @@ class Attached:
         """Names of declared parameters without a gradient after a backward pass, the dead ones aside."""
         dead = {id(parameter) for parameter in self.dead}
         return [name for name, p in self.trainable.items() if p.grad is None and id(p) not in dead]
+
+    def watch(self) -> Callable[[], list[str]]:
+        """Note from now on which declared parameters a gradient reaches; the call names the others, and ends the watch.
+
+        As `starved`, but also where gradients do not stay in `grad` (DDP's buckets, DeepSpeed).
+        """
+        dead, reached = {id(parameter) for parameter in self.dead}, set()
+        hooks = [p.register_hook(lambda _, name=name: reached.add(name)) for name, p in self.trainable.items()]
+
+        def starved() -> list[str]:
+            for hook in hooks:
+                hook.remove()
+            return [name for name, p in self.trainable.items() if name not in reached and id(p) not in dead]
+
+        return starved
 
     def changing(self) -> dict[str, Tensor]:
         """What training can change, by name: trainable parameters and all buffers."""

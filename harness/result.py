@@ -50,7 +50,7 @@ class Parameters(Record):
 
 
 class Memory(Record):
-    """Bytes."""
+    """Bytes; of a trial of several processes the largest of them, and in `_sum` all of them together."""
 
     train_peak: int | None = None
     train_reserved: int | None = None
@@ -59,6 +59,8 @@ class Memory(Record):
     total_peak: int | None = None
     estimated: int | None = None
     host_peak: int | None = None
+    train_peak_sum: int | None = None
+    host_peak_sum: int | None = None
 
 
 class Time(Record):

@@ -108,7 +108,7 @@ def bundle(trial: Trial, *, gpus: int) -> dict[str, float]:
     """What a trial reserves: one bundle, as its processes live on one node."""
     wanted = trial.resources.gpus_per_process
     per_process = min(1, gpus) if wanted is None else wanted
-    processes = trial.resources.processes
+    processes = 1 if trial.baseline is not None else trial.resources.processes
     found = {"CPU": float(trial.resources.cpus_per_process * processes)}
     return found | ({"GPU": float(per_process * processes)} if per_process else {})
 
@@ -143,7 +143,7 @@ def run_jobs(
     os.environ.update(QUIET | {key: os.environ[key] for key in QUIET if key in os.environ})
     sweep_scratch()
     gpus = gpus_here()
-    threads = [job.trial.resources.cpus_per_process for job in jobs]
+    threads = [int(bundle(job.trial, gpus=gpus)["CPU"]) for job in jobs]
     slots = max_concurrent or max(1, (os.cpu_count() or 1) // min(threads))
     os.environ.setdefault("TUNE_MAX_PENDING_TRIALS_PG", str(slots + 1))
     import ray

@@ -103,6 +103,9 @@ class Protocol(Section):
     number beside the accuracy (the papers': 10)."""
     frozen_batchnorm: Literal["batch", "running"] = "batch"
     """Batch norms without trainable parameters: batch statistics, as the papers' code does, or running ones."""
+    batchnorm: Annotated[Literal["local", "global"], Field(exclude_if=lambda kind: kind == "local")] = "local"
+    """Batch statistics of a trial of several processes: each takes those of its own rows, or all those of the whole
+    batch. Part of the identity where it is `global`."""
 
 
 class Data(Section):
@@ -115,16 +118,21 @@ class Data(Section):
     `resample`: each point drawn anew, some twice (the papers' for part segmentation, and only there)."""
 
 
+Strategy = Literal["ddp", "zero1", "zero2", "zero3"]
+
+
 class Resources(Section):
     """What a trial runs on. Precision, processes and strategy are part of its identity, the rest is not."""
 
-    processes: Annotated[int, Field(ge=1, le=1)] = 1
-    """Several processes a trial are not built yet."""
+    processes: Annotated[int, Field(ge=1, le=1024)] = 1
+    """That train one model together, on one node; `train.batch_size` stays that of all of them."""
     gpus_per_process: Annotated[int, Field(ge=0, le=1)] | None = None
     """One where the machine has a GPU, none elsewhere, unless given."""
     cpus_per_process: PositiveInt = 1
     """Also the number of threads."""
-    strategy: Literal["ddp"] = "ddp"
+    strategy: Strategy = "ddp"
+    """How several processes share the work: each holds all (DDP), or DeepSpeed divides optimiser states (`zero1`),
+    gradients too (`zero2`), parameters too (`zero3`)."""
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
     gpus: Literal["exclusive"] = "exclusive"
     timeout: Duration = 43200.0

@@ -23,14 +23,14 @@ SHOWN = 3
 
 @dataclass
 class Cell:
-    """One method on one backbone and dataset: counts of trials, and the best accuracy so far."""
+    """One method on one backbone and dataset: counts of trials, and the best headline number so far."""
 
     trials: int = 0
     done: int = 0
     running: int = 0
     failed: int = 0
     best: float | None = None
-    """Accuracy, 0 to 1."""
+    """0 to 1."""
 
 
 @dataclass(frozen=True)
@@ -135,8 +135,8 @@ def suite_status(store: Store, suite: str) -> Status:
         cell.done += state == "done"
         cell.running += state == "running"
         cell.failed += state not in ("done", "running", "waiting", "interrupted")
-        if state == "done" and entry.result is not None and entry.result.metrics.accuracy is not None:
-            cell.best = max(cell.best or 0.0, entry.result.metrics.accuracy)
+        if state == "done" and entry.result is not None and entry.result.score is not None:
+            cell.best = max(cell.best or 0.0, entry.result.score)
     return status
 
 

@@ -6,7 +6,7 @@ The format is documented in docs/suite.md. Expansion reads declarations only: no
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from itertools import product
 from pathlib import Path
@@ -146,6 +146,15 @@ def indices(asked: int | list[int]) -> list[int]:
 def matches(when: When, labels: Mapping[str, str]) -> bool:
     """Whether a combination has the labels that are asked for."""
     return all(labels[facet] in ([names] if isinstance(names, str) else names) for facet, names in when.items())
+
+
+def _misshared(train: Train, resources: Resources) -> Iterator[tuple[str, str]]:
+    """What keeps the processes of a trial from sharing its batches: the field, and why."""
+    size, processes = train.batch_size, resources.processes
+    if size % processes or size < 2 * processes:
+        yield "train.batch_size", f"{size} does not divide among {processes} processes into parts of at least two"
+    if resources.strategy != "ddp" and processes == 1:
+        yield "resources.strategy", f"{resources.strategy} divides among processes; set resources.processes above 1"
 
 
 def _folds(file: SuiteFile, dataset: Declaration) -> Sequence[int | None]:
@@ -461,6 +470,8 @@ class _Resolver:
             self._problem(("backbones", backbone), f"backbones.{backbone}", f"{message} ({dataset})")
         for message in misfits(settings.on(encoder), encoder):
             self._problem(("methods", method), f"methods.{method}", f"{message} (on {backbone})")
+        for field, message in _misshared(sections["train"], sections["resources"]):
+            self._problem(tuple(field.split(".")), field, f"{message} ({method} on {dataset})")
         if sections["protocol"].selection == "validation" and not sections["protocol"].validation_fraction:
             self._problem(
                 ("protocol", "selection"),

@@ -20,7 +20,6 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
-from accelerate import Accelerator
 from torch import Tensor
 
 from harness.adapter import pack as pack_adapter
@@ -36,6 +35,7 @@ from harness.measure.environment import code_digest, cpu_name, environment, libr
 from harness.measure.memory import NO_GPU, NOT_YET, MemoryWindow
 from harness.measure.steps import StepTimer
 from harness.optimizer import AdamW
+from harness.processes import Ranks, accelerator_for
 from harness.result import Memory as MemoryRecord
 from harness.result import Parameters, Result, Status, Storage, Time
 from harness.settings import Train
@@ -48,11 +48,15 @@ from harness.trial_folder import (
     CHECKPOINT,
     CannotWrite,
     LeaseLost,
+    Onlooker,
     TrialWriter,
     failure,
 )
 
 MINIMUM_RATE = 1e-6
+GPU_PEAKS = ("train_peak", "train_reserved", "eval_peak", "total_peak")
+ONLY_GPU = (*GPU_PEAKS, "device", "train_peak_sum")
+"""Numbers of result.json's `memory` that are of a GPU."""
 
 
 class Diverged(Exception):
@@ -62,7 +66,17 @@ class Diverged(Exception):
 def run_trial(trial: Trial, writer: TrialWriter, *, git: str | None = None) -> Result:
     """Run a trial in this process and write its result; a failure is a result too.
 
-    Goes on from a checkpoint where one fits. Raises LeaseLost or CannotWrite, after which nothing has been finished.
+    Raises LeaseLost or CannotWrite, after which nothing has been finished.
+    """
+    result = attempt(trial, writer, git=git)
+    finish(trial, writer, result)
+    return result
+
+
+def attempt(trial: Trial, writer: TrialWriter | Onlooker, *, git: str | None = None) -> Result:
+    """A trial up to its result, which is still to be written; from a checkpoint on where one fits.
+
+    The processes of a trial all do this, each with a part of every batch. Raises LeaseLost or CannotWrite.
     """
     status: Status
     try:
@@ -74,9 +88,13 @@ def run_trial(trial: Trial, writer: TrialWriter, *, git: str | None = None) -> R
         result = failure(trial.identity, trial.spec(), status=status, error=error)
     result.task = trial.dataset.task
     result.reasons = explain_nulls(result)
+    return result
+
+
+def finish(trial: Trial, writer: TrialWriter, result: Result) -> None:
+    """Write an attempt's result, and drop what the suite does not keep. Raises LeaseLost or CannotWrite."""
     drop = {"all": (), "adapter": (CHECKPOINT,), "none": (CHECKPOINT, ADAPTER, ADAPTER_HEAD)}[trial.keep]
     writer.finish(result, drop=drop if result.status == "done" else ())
-    return result
 
 
 def _failure_class(problem: Exception) -> tuple[Status, str]:
@@ -144,12 +162,11 @@ SCHEDULES: dict[str, Callable[[Train, int, int], float]] = {"cosine": _cosine, "
 class Training:
     """A trial's training: everything it holds from epoch to epoch. Use once: `Training(trial, writer).run(git)`."""
 
-    def __init__(self, trial: Trial, writer: TrialWriter) -> None:
+    def __init__(self, trial: Trial, writer: TrialWriter | Onlooker) -> None:
         self.began = time.perf_counter()
         self.trial, self.writer, self.settings = trial, writer, trial.train
-        precision = trial.resources.precision
-        self.accelerator = Accelerator(mixed_precision="no" if precision == "fp32" else precision)
-        self.device = self.accelerator.device
+        self.accelerator = accelerator_for(trial)
+        self.ranks, self.device = Ranks(self.accelerator), self.accelerator.device
         self.task = task_of(trial.dataset)
         self.train, test, validation, data_digest = self.task.load(trial, self.device)
         if len(self.train) < self.settings.batch_size:
@@ -165,7 +182,8 @@ class Training:
         self.digests = digests | {"data": data_digest}
         groups = self.attached.optimizer_groups(self.settings.weight_decay)
         optimizer = AdamW(groups, lr=self.settings.learning_rate, fused=True)
-        self.model, self.optimizer = self.accelerator.prepare(self.attached.model, optimizer)
+        self.starved = self.attached.watch()
+        self.model, self.optimizer = self.ranks.prepare(self.attached, optimizer, batchnorm=trial.protocol.batchnorm)
         self.augment = augmentation(self.settings.augment, up=trial.dataset.up)
         seeds = trial.seeds
         self.order = torch.Generator().manual_seed(seeds.order)
@@ -226,7 +244,8 @@ class Training:
             if pace.due():
                 clock = time.perf_counter()
                 self.progress.seconds = earlier + clock - self.began
-                self._checkpoint()
+                if self.ranks.first:
+                    self._checkpoint()
                 pace.wrote(time.perf_counter() - clock)
         self.memory.end_training()
         return self._finish(git, earlier)
@@ -235,6 +254,9 @@ class Training:
         """One pass over the training clouds; returns its line of metrics.jsonl."""
         settings, batch_size = self.settings, self.settings.batch_size
         set_training(self.model, frozen_batchnorm=self.trial.protocol.frozen_batchnorm)
+        if self.ranks.count > 1:  # dropout is each process's own, and a resumed one finds it again
+            own = np.random.SeedSequence([self.trial.seeds.dropout, epoch, self.ranks.index]).generate_state(1)
+            self.streams.seed(int(own[0]))
         shuffled = torch.randperm(len(self.train), generator=self.order).to(self.device)
         losses = torch.zeros((), device=self.device)
         for batch in range(self.steps):
@@ -244,20 +266,21 @@ class Training:
             for group in self.optimizer.param_groups:
                 group["lr"] = rate
             rows = shuffled[batch * batch_size : (batch + 1) * batch_size]
-            seen = self.task.batch(self.train, rows, self.trial, self.augment, self.noise)
+            seen = self.task.batch(self.train, rows, self.trial, self.augment, self.noise).part(self.ranks.part)
             self.timer.data_ready()
             with self.accelerator.autocast():
                 loss = self.task.loss(self.model(*seen.inputs), seen.targets, settings)
             self.optimizer.zero_grad()
             self.accelerator.backward(loss)
-            if step == 0 and (starved := self.attached.starved()):
+            if step == 0 and (starved := self.starved()):
                 raise RuntimeError(f"declared trainable, but without a gradient: {', '.join(starved)}")
             self.accelerator.clip_grad_norm_(self.attached.trainable.values(), settings.clip_norm)
             self.optimizer.step()
             losses += loss.detach()
             self.timer.stop()
             self.memory.after_step()
-        mean = losses.item() / self.steps
+        self.ranks.take_buffers_of_first(self.attached.model)
+        mean = self.ranks.mean(losses).item() / self.steps
         if not math.isfinite(mean):
             raise Diverged(f"the training loss became {mean} in epoch {epoch}; lower train.learning_rate")
         return {"epoch": epoch, "time": time.time(), "train/loss": mean, "train/rate": rate}
@@ -277,7 +300,7 @@ class Training:
 
     def _score(self, split: Any) -> float:
         self.memory.end_training()
-        return self.task.score(self.task.evaluate(self.model, split, self.trial, self.accelerator))
+        return self.task.score(self.task.evaluate(self.model, split, self.trial, self.ranks))
 
     def _checkpoint(self) -> None:
         self.progress.times, self.progress.peaks = self.timer.times(), self.memory.peaks()
@@ -299,16 +322,16 @@ class Training:
             self.attached.restore(self.best)
         memory.begin_evaluation()
         clock = time.perf_counter()
-        outcome = task.evaluate(self.model, self.test, trial, self.accelerator)
+        outcome = task.evaluate(self.model, self.test, trial, self.ranks)
         evaluation_time = time.perf_counter() - clock
         memory.end_evaluation()
-        host_peak = memory.host_peak  # before what is no part of training or evaluation: votes, making the adapter
-        ballot = task.vote(self.model, self.voted, trial, self.accelerator) if self.voted is not None else None
+        peaks = {key: getattr(memory, key) for key in (*GPU_PEAKS, "host_peak")}
+        shared = self.ranks.numbers(peaks)  # before what is no part of training or evaluation: votes, the adapter
+        ballot = task.vote(self.model, self.voted, trial, self.ranks) if self.voted is not None else None
         votes = {} if ballot is None else {"vote": ballot.columns()["prediction"]}
         self.writer.write_predictions({**outcome.columns(), **votes})
         size = self._save_adapter()
         times = self.timer.median()
-        keys = ("train_peak", "train_reserved", "device", "eval_peak", "total_peak")
         headline = task.headline
         last = self.progress.row.get(f"validation/{headline.key}")
         beside = {
@@ -323,11 +346,8 @@ class Training:
             metrics=outcome.metrics().model_copy(update=beside),
             parameters=Parameters(**asdict(self.attached.counts)),
             memory=MemoryRecord(
-                train_peak=memory.train_peak,
-                train_reserved=memory.train_reserved,
-                eval_peak=memory.eval_peak,
-                total_peak=memory.total_peak,
-                host_peak=host_peak,
+                **{key: max(values) for key, values in shared.items() if values},
+                **{f"{key}_sum": sum(shared[key] or ()) or None for key in ("train_peak", "host_peak")},
             ),
             time=Time(
                 step=times.step if times else None,
@@ -342,7 +362,7 @@ class Training:
                 self.device, precision=trial.resources.precision, threads=torch.get_num_threads(), git=git
             ),
             digests=self.digests,
-            reasons={} if self.device.type == "cuda" else {f"memory.{key}": NO_GPU for key in keys},
+            reasons={} if self.device.type == "cuda" else {f"memory.{key}": NO_GPU for key in ONLY_GPU},
         )
 
     def _save_adapter(self) -> int:
@@ -355,7 +375,7 @@ class Training:
         return len(packed.adapter) + len(packed.head)
 
 
-def _baseline(trial: Trial, writer: TrialWriter, git: str | None) -> Result:
+def _baseline(trial: Trial, writer: TrialWriter | Onlooker, git: str | None) -> Result:
     """A reference that trains nothing (harness.baselines), on the clouds that the encoder would see at test."""
     began = time.perf_counter()
     assert trial.baseline is not None

@@ -10,7 +10,6 @@ the report speaks of, or an error says why it cannot be.
 from __future__ import annotations
 
 import contextlib
-import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -21,11 +20,10 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from pydantic import ValidationError
-from safetensors import SafetensorError
 from torch import Tensor
 
 from harness import registry
-from harness.adapter import fill, read_card, unpack, untrained
+from harness.adapter import Advice, load_adapter, read_card
 from harness.atomic import read_json
 from harness.data.dataset import Declaration
 from harness.data.reading import read_files
@@ -245,29 +243,22 @@ def load_trial(
     place = usable_device(device)
     path = _find(trial, Path(output))
     result = _result(path)
-    contents = [_content(path / file, result.digests.get(name)) for name, file in FILES.items()]
     card = read_card(path / ADAPTER_CARD)
     if (card.trial, card.spec, card.base_weights) != (result.id, result.spec, result.digests.get("weights")):
         raise UserError(f"{path / ADAPTER_CARD}: is not of trial {result.id}; get the whole folder again")
-    try:
-        resolved = Trial.from_spec(result.spec, dataset=card.dataset())
-        attached, weights = untrained(resolved, train_items=card.train_items)
-    except UserError as error:
-        raise UserError(f"trial {result.id} ({path}) cannot be built: {error}") from None
-    if weights != card.base_weights:
-        raise UserError(
-            f"trial {result.id} ({path}) was trained on other weights '{resolved.backbone.weights}': SHA-256 "
-            f"{str(card.base_weights)[:12]}…, here {str(weights)[:12]}…; put those in place that it was trained on"
-        )
-    try:
-        state = unpack(contents, attached, resolved.method)
-    except SafetensorError as error:
-        raise UserError(f"{path / ADAPTER.parent}: cannot be read as safetensors: {error}") from None
-    if misfit := fill(attached, state):
-        raise UserError(
-            f"{path / ADAPTER}: {misfit}; method '{resolved.method_name}' or the harness has changed since then, "
-            "without saying so in its version"
-        )
+    files = {path / file: result.digests.get(name) for name, file in FILES.items()}
+    method = result.spec["method"]["name"]
+    advice = Advice(
+        what=f"trial {result.id} ({path})",
+        vouching="result.json",
+        absent="the suite says `keep: none`, or it was removed; say `keep: adapter` and run the trial again into "
+        "another --output",
+        again="get it again, or run the trial again into another --output",
+        made_on="was trained on",
+        base="put those in place that it was trained on",
+        changed=f"method '{method}' or the harness has changed since then, without saying so in its version",
+    )
+    resolved, attached = load_adapter(card, result.spec, files, advice)
     return TrainedTrial(attached.model.to(place).eval(), card.classes, resolved, result)
 
 
@@ -319,23 +310,3 @@ def _result(path: Path) -> Result:
             "choose the trial of a method"
         )
     return result
-
-
-def _content(file: Path, recorded: str | None) -> bytes:
-    """A file's bytes. Raises UserError when it is not there, or not the one that the trial wrote."""
-    try:
-        content = file.read_bytes()
-    except FileNotFoundError:
-        raise UserError(
-            f"{file}: no such file: the suite says `keep: none`, or it was removed; "
-            "say `keep: adapter` and run the trial again into another --output"
-        ) from None
-    except OSError as error:
-        raise UserError(f"{file}: cannot be read ({error.strerror})") from None
-    digest = hashlib.sha256(content).hexdigest()
-    if digest != recorded:
-        raise UserError(
-            f"{file}: damaged or replaced: SHA-256 {digest[:12]}…, and result.json says "
-            f"{str(recorded)[:12]}…; get it again, or run the trial again into another --output"
-        )
-    return content

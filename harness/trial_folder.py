@@ -318,6 +318,28 @@ class TrialWriter:
                 (self.path / name).unlink(missing_ok=True)
 
 
+@dataclass(frozen=True)
+class Onlooker:
+    """What a trial's other processes get in place of a TrialWriter: they read the folder, and write nothing."""
+
+    path: Path
+
+    def begin(self, *, epochs: int, resumed: int | None) -> None:
+        """Nothing."""
+
+    def progress(self, done: int) -> None:
+        """Nothing."""
+
+    def log_metrics(self, row: dict[str, Any]) -> None:
+        """Nothing."""
+
+    def write_predictions(self, columns: Mapping[str, npt.NDArray[np.integer]]) -> None:
+        """Nothing."""
+
+    def write_file(self, name: str | Path, content: bytes | str) -> None:
+        """Nothing."""
+
+
 def failure(
     identity: str, spec: dict[str, Any], *, status: Status, error: str, attempts: list[dict[str, Any]] | None = None
 ) -> Result:

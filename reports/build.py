@@ -9,21 +9,21 @@ from dataclasses import replace
 from harness.result import Result
 from harness.store import Entry, SuiteResults
 from reports import comparison, provenance
-from reports.cells import NO_ACCURACY, accuracy, build_cell, build_costs
-from reports.columns import count, listed, percent
+from reports.cells import build_cell, build_costs, lacking, score
+from reports.columns import CHOSEN_ON_TEST, count, listed, percent
 from reports.comparison import OVERALL, Comparison, RowKey, Standing
 from reports.leaderboard import Counts, Leaderboard, Row, Trouble, repeat_name
 from reports.statistics import average_per_repeat, overall, possible
 
 HOW_TO_READ = (
-    "Each accuracy is the mean over n seeds (folds, where a dataset comes in folds) of the overall accuracy on "
-    "the test split, in percent, ± the sample standard deviation, with the 95 % interval of that mean; methods "
-    "marked ≈ are not separated from the best mean, which is bold."
+    "Each {title} is the mean over n seeds (folds, where a dataset comes in folds) of the {meaning}, in percent, ± the "
+    "sample standard deviation, with the 95 % interval of that mean; methods marked ≈ are not separated from the best "
+    "mean, which is bold."
 )
 CAVEATS = (
     "Separated means: the 95 % t-interval of the paired differences (same dataset, same seeds) excludes "
     "zero. The intervals are not corrected for the number of comparisons.",
-    "Intervals over seeds are Student's t; a single seed has Wilson's interval from correct / total "
+    "Intervals over seeds are Student's t; the accuracy of a single seed has Wilson's interval from correct / total "
     "instead. Intervals over seeds speak of other training runs, not of other test items.",
     "Overall is the mean over datasets of a method's means, for methods that have all of them; its spread "
     "and interval come from the seeds (or folds) that have all datasets.",
@@ -52,7 +52,7 @@ def leaderboard(results: SuiteResults) -> Leaderboard:
         comparisons=(),
         notices=(),
         findings=(),
-        how_to_read=HOW_TO_READ,
+        how_to_read="",
         caveats=CAVEATS,
         troubles=_troubles(grouped, datasets),
         protocol=_protocol_sentences(grouped, datasets),
@@ -66,7 +66,15 @@ def leaderboard(results: SuiteResults) -> Leaderboard:
         *_aside_notices(board),
         *_impossible_notices(board),
     )
-    return replace(_compared(board), notices=notices)
+    return replace(_compared(board), notices=notices, how_to_read=_how_to_read(board))
+
+
+def _how_to_read(board: Leaderboard) -> str:
+    measure = board.measure
+    if measure is not None:
+        return HOW_TO_READ.format(title=measure.title, meaning=measure.meaning)
+    parts = [f"on {name}, {headline.title}" for name, headline in zip(board.datasets, board.headlines, strict=True)]
+    return HOW_TO_READ.format(title="number", meaning=f"headline number on the test split ({'; '.join(parts)})")
 
 
 def _order(entry: Entry) -> tuple[object, ...]:
@@ -90,7 +98,8 @@ def _rows_of(entries: Sequence[Entry]) -> dict[RowKey, list[Entry]]:
 
 
 def _protocols(trials: Sequence[Entry], dataset: str) -> Protocols:
-    return tuple(sorted({provenance.protocol_of(t.result.spec) for t in trials if t.dataset == dataset and t.result}))
+    results = [trial.result for trial in trials if trial.dataset == dataset and trial.result is not None]
+    return tuple(sorted({provenance.protocol_of(r.spec, ignored=r.headline.ignores) for r in results}))
 
 
 def _numbered_protocols(grouped: Grouped, dataset: str) -> dict[Protocols, int]:
@@ -138,6 +147,7 @@ def _row(
         letter = None if number is None else _letter(number)
         cells.append(build_cell(dataset, [trial for trial in trials if trial.dataset == dataset], protocol=letter))
     scores = {cell.dataset: cell.scores for cell in cells}
+    alike = len({cell.metric for cell in cells}) == 1  # no mean of accuracies and mIoUs
     row = Row(
         key=key,
         method=key.method,
@@ -145,7 +155,7 @@ def _row(
         reference=reference,
         section=section,
         cells=tuple(cells),
-        overall=cells[0].summary if len(cells) == 1 else overall(scores, datasets),
+        overall=cells[0].summary if len(cells) == 1 else overall(scores, datasets) if alike else None,
         standing=None,
         costs=build_costs(trials),
         recipe="; ".join(sorted({provenance.recipe(t.result.spec) for t in trials if t.result} - {""})),
@@ -229,7 +239,7 @@ def _compared(board: Leaderboard) -> Leaderboard:
 
 
 def _counts(entries: Sequence[Entry]) -> Counts:
-    done = sum(accuracy(entry) is not None for entry in entries)
+    done = sum(score(entry) is not None for entry in entries)
     missing = sum(entry.result is None for entry in entries)
     return Counts(trials=len(entries), done=done, failed=len(entries) - done - missing, missing=missing)
 
@@ -263,7 +273,7 @@ def _protocol_notices(
 
 
 def _aside_notices(board: Leaderboard) -> list[str]:
-    if not any(aside.key == "accuracy_best_on_test" for aside in board.asides()):
+    if not any(aside.key in CHOSEN_ON_TEST for aside in board.asides()):
         return []
     return [
         "Best on test is the papers' number: the best of all epochs, chosen on the test split. It is too high by an "
@@ -274,12 +284,12 @@ def _aside_notices(board: Leaderboard) -> list[str]:
 def _impossible_notices(board: Leaderboard) -> list[str]:
     """Accuracies that no number of correct items gives: a result was changed, or is not of this test set."""
     return [
-        f"{board.label(row)} on {cell.dataset}, seed {seed.name}: an accuracy of {100 * seed.accuracy:.4g} % cannot "
+        f"{board.label(row)} on {cell.dataset}, seed {seed.name}: an accuracy of {100 * seed.score:.4g} % cannot "
         f"occur on a test set of {seed.total:,} items."
         for row in board.rows
         for cell in row.cells
         for seed in cell.seeds
-        if seed.total and not possible(f"{100 * seed.accuracy:.8f}", seed.total)
+        if cell.headline.counted and seed.total and not possible(f"{100 * seed.score:.8f}", seed.total)
     ]
 
 
@@ -298,7 +308,7 @@ def _troubles(grouped: Grouped, datasets: Sequence[str]) -> tuple[Trouble, ...]:
     found: dict[tuple[RowKey, str, str, str], list[tuple[int, int | None]]] = {}
     for key, trials in sorted(grouped.items()):
         for trial in trials:
-            if accuracy(trial) is None:
+            if score(trial) is None:
                 found.setdefault((key, trial.dataset, *_trouble(trial.result)), []).append((trial.seed, trial.fold))
     return tuple(
         Trouble(
@@ -313,7 +323,7 @@ def _trouble(result: Result | None) -> tuple[str, str]:
     if result is None:
         return "missing", ""
     if result.status == "done":
-        return NO_ACCURACY, result.reasons.get("metrics.accuracy", "")
+        return lacking(result), result.reasons.get(f"metrics.{result.headline.key}", "")
     return result.status, _message(result.error or "")
 
 

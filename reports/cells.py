@@ -4,50 +4,68 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
+from harness.headline import ACCURACY, Headline
 from harness.result import Result
 from harness.store import Entry
-from reports.columns import ASIDES, COLUMNS, Column
+from reports.columns import ASIDES, COLUMNS, VOTES, Column
 from reports.leaderboard import Cell, Cost, Score, SeedResult, by_repeat
 from reports.provenance import section
 from reports.statistics import Summary, mean, median, summarise
 
-NO_ACCURACY = "no accuracy"
+
+def lacking(result: Result) -> str:
+    """The status of a finished trial without its headline number: `no accuracy`."""
+    return f"no {result.headline.title}"
 
 
-def accuracy(entry: Entry) -> float | None:
-    """A finished trial's accuracy (fraction); None for any other."""
+def headline_on(dataset: str, trials: Iterable[Entry]) -> Headline:
+    """What the finished trials on a dataset are judged by; accuracy when there are none."""
+    results = [trial.result for trial in trials if trial.dataset == dataset and trial.result is not None]
+    return next((result.headline for result in results if result.status == "done"), ACCURACY)
+
+
+def score(entry: Entry) -> float | None:
+    """A finished trial's headline number (fraction); None for any other."""
     if entry.result is None or entry.result.status != "done":
         return None
-    value = entry.result.metrics.accuracy
+    value = entry.result.score
     return value if value is not None and math.isfinite(value) else None
 
 
 def build_cell(dataset: str, trials: Sequence[Entry], *, protocol: str | None) -> Cell:
     """The trials of one method on one dataset."""
     seeds: list[SeedResult] = []
-    class_accuracies: list[tuple[int, int | None, float]] = []
+    means: list[tuple[int, int | None, float]] = []
+    categories: dict[str, list[tuple[int, int | None, float]]] = {}
+    headline = headline_on(dataset, trials)
     failures: Counter[str] = Counter()
     missing = 0
     for entry in trials:
-        value, result = accuracy(entry), entry.result
+        value, result = score(entry), entry.result
         if result is None:
             missing += 1
         elif value is None:
-            failures[NO_ACCURACY if result.status == "done" else result.status] += 1
+            failures[lacking(result) if result.status == "done" else result.status] += 1
         else:
             metrics = result.metrics
             seeds.append(SeedResult(entry.seed, entry.fold, value, metrics.correct, metrics.total))
-            if metrics.class_accuracy is not None and math.isfinite(metrics.class_accuracy):
-                class_accuracies.append((entry.seed, entry.fold, metrics.class_accuracy))
+            mean_of_classes = getattr(metrics, headline.mean_key)
+            if mean_of_classes is not None and math.isfinite(mean_of_classes):
+                means.append((entry.seed, entry.fold, mean_of_classes))
+            found = getattr(metrics, headline.by_category) if headline.by_category is not None else None
+            for name, number in (found or {}).items():
+                categories.setdefault(name, []).append((entry.seed, entry.fold, number))
     counts = None
     if len(seeds) == 1 and seeds[0].correct is not None and seeds[0].total is not None:
         counts = (seeds[0].correct, seeds[0].total)
     return Cell(
         dataset=dataset,
-        summary=summarise(list(by_repeat((s.seed, s.fold, s.accuracy) for s in seeds).values()), counts),
-        class_accuracy=summarise(list(by_repeat(class_accuracies).values())),
+        metric=headline.key,
+        summary=summarise(list(by_repeat((s.seed, s.fold, s.score) for s in seeds).values()), counts),
+        class_mean=summarise(list(by_repeat(means).values())),
+        categories=tuple((name, summarise(list(by_repeat(found).values()))) for name, found in categories.items()),
         seeds=tuple(seeds),
         failures=tuple(sorted(failures.items())),
         missing=missing,
@@ -65,18 +83,18 @@ def _over_seeds(seeds: Sequence[SeedResult]) -> Summary | None:
     by_seed: dict[int, dict[int, float]] = {}
     for seed in seeds:
         if seed.fold is not None:
-            by_seed.setdefault(seed.seed, {})[seed.fold] = seed.accuracy
+            by_seed.setdefault(seed.seed, {})[seed.fold] = seed.score
     common = set.intersection(*map(set, by_seed.values())) if len(by_seed) > 1 else set()
     return summarise([mean([folds[fold] for fold in common]) for folds in by_seed.values()]) if common else None
 
 
 def _asides(trials: Sequence[Entry]) -> tuple[Score, ...]:
-    """The accuracies beside the headline, over the trials that have a headline."""
-    done = [(entry, entry.result) for entry in trials if entry.result is not None and accuracy(entry) is not None]
+    """The numbers beside the headline, over the trials that have a headline."""
+    done = [(entry, entry.result) for entry in trials if entry.result is not None and score(entry) is not None]
     found = []
     for key in (aside.key for aside in ASIDES):
         having = [(e, result) for e, result in done if getattr(result.metrics, key) is not None]
-        votes = {section(r.spec, "protocol").get("vote") for _, r in having} if key == "accuracy_vote" else set()
+        votes = {section(r.spec, "protocol").get("vote") for _, r in having} if key in VOTES else set()
         values = by_repeat((entry.seed, entry.fold, getattr(result.metrics, key)) for entry, result in having)
         summary = summarise(list(values.values()))
         if summary is not None:

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from harness.headline import ACCURACY, HEADLINES, INSTANCE_MIOU
 from reports.statistics import Summary
 
 NOTHING = "–"
@@ -52,7 +53,7 @@ COLUMNS: tuple[Column, ...] = (
     Column("parameters.added", "Added", "", "Parameters", "parameters that the method adds", "max"),
     Column("parameters.unfrozen", "Unfrozen", "", "Parameters",
            "parameters of the backbone that train", "max"),
-    Column("parameters.head", "Head", "", "Parameters", "parameters of the classification head", "max"),
+    Column("parameters.head", "Head", "", "Parameters", "parameters of the head", "max"),
     Column("parameters.total", "Total", "", "Parameters", "backbone + added + head", "max"),
     Column("storage.adapter", "Adapter", "KB", "Cost",
            "size on disk of all that training changed, head included; 1 KB = 1000 bytes", "max", 1e-3, 1),
@@ -91,7 +92,7 @@ BY_KEY = {column.key: column for column in COLUMNS}
 
 @dataclass(frozen=True)
 class Aside:
-    """An accuracy beside the headline: in a column of its own per dataset, where there is one, and never ranked."""
+    """A number beside the headline: in a column of its own per dataset, where there is one, and never ranked."""
 
     key: str
     """Field of result.json's `metrics`."""
@@ -99,18 +100,23 @@ class Aside:
     meaning: str
 
 
+BEST_ON_TEST = "the best of all epochs, chosen on the very test split it is measured on, and so too high"
 ASIDES: tuple[Aside, ...] = (
     Aside(
-        "accuracy_best_on_test",
-        "⚠ best on test",
-        "the papers' number: the best of all epochs, chosen on the very test split it is measured on, and so too high",
+        INSTANCE_MIOU.mean_key,
+        INSTANCE_MIOU.mean_title,
+        "mean over categories of the mean over their shapes: rare categories count as much as frequent ones",
     ),
+    Aside(ACCURACY.best_on_test, "⚠ best on test", f"the papers' number: {BEST_ON_TEST}"),
+    Aside(INSTANCE_MIOU.best_on_test, "⚠ best on test", f"the papers' instance mIoU: {BEST_ON_TEST}"),
     Aside(
-        "accuracy_vote",
+        ACCURACY.vote,
         "by vote",
         "accuracy of scores averaged over several passes with random points and the training augmentation",
     ),
 )
+CHOSEN_ON_TEST = {headline.best_on_test for headline in HEADLINES.values()}
+VOTES = {headline.vote for headline in HEADLINES.values()}
 
 
 def percent(fraction: float) -> str:

@@ -19,7 +19,7 @@ from harness.atomic import write_atomically
 from harness.store import SuiteResults
 from reports import columns, figure
 from reports.build import leaderboard
-from reports.leaderboard import Leaderboard
+from reports.leaderboard import Leaderboard, capitalise
 from reports.statistics import Summary
 
 FOLDER = Path(__file__).parent
@@ -90,6 +90,7 @@ def _template() -> Template:
     environment.filters |= {
         "beside": columns.beside,
         "breakable": breakable,
+        "capitalise": capitalise,
         "mean_and_sd": columns.mean_and_sd,
         "n_and_interval": columns.n_and_interval,
         "percent": columns.percent,

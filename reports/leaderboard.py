@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+from harness.headline import ACCURACY, Headline, by_key
 from reports.columns import ASIDES, COLUMNS, Aside, Column
 from reports.comparison import Comparison, Repeat, RowKey, Standing
 from reports.statistics import Summary, mean
@@ -26,12 +27,12 @@ class Cost:
 
 @dataclass(frozen=True)
 class SeedResult:
-    """One finished trial: accuracy as a fraction, correct of total test items."""
+    """One finished trial: its headline number as a fraction, correct of total test items."""
 
     seed: int
     fold: int | None
     """Of a dataset that comes in folds."""
-    accuracy: float
+    score: float
     correct: int | None
     total: int | None
 
@@ -39,6 +40,11 @@ class SeedResult:
     def name(self) -> str:
         """`0`, or `0 fold 3`."""
         return repeat_name(self.seed, self.fold)
+
+
+def capitalise(words: str) -> str:
+    """The first letter as a capital, the others as they are."""
+    return words[:1].upper() + words[1:]
 
 
 def repeat_name(seed: int, fold: int | None) -> str:
@@ -56,7 +62,7 @@ def by_repeat(values: Iterable[tuple[int, int | None, float]]) -> dict[Repeat, f
 
 @dataclass(frozen=True)
 class Score:
-    """An accuracy beside the headline over the trials that have it; `votes` are the passes of a vote."""
+    """A number beside the headline over the trials that have it; `votes` are the passes of a vote."""
 
     key: str
     summary: Summary
@@ -68,8 +74,13 @@ class Cell:
     """A method on a dataset; `protocol` is a letter where a dataset has several, `trials` how many were asked."""
 
     dataset: str
+    metric: str
+    """Field of result.json's `metrics` that is the headline here."""
     summary: Summary | None
-    class_accuracy: Summary | None
+    class_mean: Summary | None
+    """The same with every class, or category, counting alike."""
+    categories: tuple[tuple[str, Summary | None], ...]
+    """The headline by category, of tasks that have it, in the order of the dataset."""
     seeds: tuple[SeedResult, ...]
     failures: tuple[tuple[str, int], ...]
     missing: int
@@ -94,8 +105,13 @@ class Cell:
 
     @property
     def scores(self) -> dict[Repeat, float]:
-        """Accuracy (fraction) by seed; of a dataset with folds by fold, each the mean over its seeds."""
-        return by_repeat((seed.seed, seed.fold, seed.accuracy) for seed in self.seeds)
+        """Headline number (fraction) by seed; of a dataset with folds by fold, each the mean over its seeds."""
+        return by_repeat((seed.seed, seed.fold, seed.score) for seed in self.seeds)
+
+    @property
+    def headline(self) -> Headline:
+        """What the trials are judged by."""
+        return by_key(self.metric)
 
     def cost(self, key: str) -> Cost:
         """The cost of that path: `time.step`."""
@@ -147,6 +163,17 @@ class Counts:
 
 
 @dataclass(frozen=True)
+class CategoryTable:
+    """The headline of every method on one dataset, by category."""
+
+    dataset: str
+    title: str
+    categories: tuple[str, ...]
+    rows: tuple[tuple[str, tuple[Summary | None, ...]], ...]
+    """Label of a method, and its summary in each category."""
+
+
+@dataclass(frozen=True)
 class Leaderboard:
     """All that a report says about a suite."""
 
@@ -179,8 +206,38 @@ class Leaderboard:
         filled = {cost.key for row in self.rows for cost in row.costs if cost.value is not None}
         return tuple(c for c in COLUMNS if c.shown == "always" or (c.shown == "filled" and c.key in filled))
 
+    @property
+    def headlines(self) -> tuple[Headline, ...]:
+        """What the trials on each dataset are judged by, in the order of `datasets`."""
+        cells = [cell for row in self.rows for cell in row.cells]
+        scored = {cell.dataset: cell.headline for cell in cells if cell.summary is not None}
+        return tuple(scored.get(dataset, ACCURACY) for dataset in self.datasets)
+
+    @property
+    def measure(self) -> Headline | None:
+        """What all trials are judged by; None where datasets differ in that."""
+        found = set(self.headlines)
+        return found.pop() if len(found) == 1 else None
+
+    @property
+    def measure_title(self) -> str:
+        """As a heading: `Accuracy`."""
+        return capitalise(self.measure.title) if self.measure is not None else "Score"
+
+    @property
+    def by_category(self) -> tuple[CategoryTable, ...]:
+        """Tables of the headline by category, of datasets that have it."""
+        found = []
+        for index, dataset in enumerate(self.datasets):
+            rows = [(row, dict(row.cells[index].categories)) for row in self.rows if row.cells[index].categories]
+            names = tuple(dict.fromkeys(name for _, numbers in rows for name in numbers))
+            if rows:
+                lines = tuple((self.label(row), tuple(numbers.get(name) for name in names)) for row, numbers in rows)
+                found.append(CategoryTable(dataset, self.headlines[index].title, names, lines))
+        return tuple(found)
+
     def asides(self) -> tuple[Aside, ...]:
-        """The accuracies beside the headline that any trial has."""
+        """The numbers beside the headline that any trial has."""
         found = {score.key for row in self.rows for cell in row.cells for score in cell.asides}
         return tuple(aside for aside in ASIDES if aside.key in found)
 

@@ -11,7 +11,7 @@ from harness.store import SuiteResults
 from reports.build import leaderboard
 from reports.columns import NOTHING, Column, beside, mean_and_sd, n_and_interval, percent, points
 from reports.comparison import RowKey, Standing
-from reports.leaderboard import Cell, Leaderboard, Row, Score
+from reports.leaderboard import CategoryTable, Cell, Leaderboard, Row, Score, capitalise
 from reports.statistics import Summary
 
 _SPECIAL = re.compile(r"([\\`*\[\]|~$])")
@@ -34,6 +34,7 @@ def render(board: Leaderboard) -> str:
         _bullets(map(escape, board.caveats)),
     ]
     blocks += ["## Leaderboard", _leaderboard(board), *_meanings(board), *_notes(board)]
+    blocks += [part for found in board.by_category for part in _categories(found)]
     blocks += _details("Every seed", _seeds(board)) + _details("Paired differences", _differences(board))
     if board.troubles:
         blocks += ["## Trials without a number", _troubles(board)]
@@ -125,15 +126,27 @@ def _seeds(board: Leaderboard) -> str:
     for row in board.rows:
         for cell in row.cells:
             seeds = [
-                f"{seed.name}: {percent(seed.accuracy)}"
+                f"{seed.name}: {percent(seed.score)}"
                 + (f" ({seed.correct}/{seed.total})" if seed.correct is not None and seed.total is not None else "")
                 for seed in cell.seeds
             ]
-            balanced = mean_and_sd(cell.class_accuracy) if cell.class_accuracy is not None else NOTHING
+            balanced = mean_and_sd(cell.class_mean) if cell.class_mean is not None else NOTHING
             name = escape(board.label(row))
             rows.append([name, escape(cell.dataset), escape(row.recipe), "; ".join(seeds) or NOTHING, balanced])
-    header = ["Method", "Dataset", "Recipe", "Seed: accuracy (correct/total)", "Class accuracy"]
+    measure = board.measure
+    title = "score" if measure is None else f"{measure.title} (correct/total)" if measure.counted else measure.title
+    by_class = "Mean over classes" if measure is None else capitalise(measure.mean_title)
+    header = ["Method", "Dataset", "Recipe", f"Seed: {title}", by_class]
     return table(header, rows, numbers_from=4) if rows else ""
+
+
+def _categories(found: CategoryTable) -> list[str]:
+    rows = [
+        [escape(label), *(mean_and_sd(number) if number is not None else NOTHING for number in numbers)]
+        for label, numbers in found.rows
+    ]
+    content = table(["Method", *map(escape, found.categories)], rows, numbers_from=1)
+    return _details(f"{escape(found.dataset)}: {found.title} by category", content)
 
 
 def _differences(board: Leaderboard) -> str:

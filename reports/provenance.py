@@ -6,14 +6,14 @@ Read from the specification and the environment that each result carries; what i
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 from harness.result import Result
 from reports.columns import count, listed
 
 Protocol = tuple[tuple[str, str], ...]
-"""Settings that make accuracies comparable, by field path, as text. Equal ones may be ranked together."""
+"""Settings that make scores comparable, by field path, as text. Equal ones may be ranked together."""
 
 ENVIRONMENT = {
     "harness": "harness",
@@ -65,10 +65,11 @@ def section(spec: Mapping[str, Any], name: str) -> Mapping[str, Any]:
     return found if isinstance(found, Mapping) else {}
 
 
-def protocol_of(spec: Mapping[str, Any]) -> Protocol:
-    """What must agree before two accuracies are ranked: data, augmentation, protocol, head inputs and precision.
+def protocol_of(spec: Mapping[str, Any], *, ignored: Collection[str] = ()) -> Protocol:
+    """What must agree before two scores are ranked: data, augmentation, protocol, head inputs and precision.
 
-    Of the head's inputs, prompts do not count: only the method that makes them can hand them on.
+    `ignored` are field paths that the task does not depend on. Of the head's inputs, prompts do not count: only the
+    method that makes them can hand them on.
     """
     data, train = section(spec, "data"), section(spec, "train")
     found = {f"data.{key}": data[key] for key in ("points", "sampling") if key in data}
@@ -79,7 +80,7 @@ def protocol_of(spec: Mapping[str, Any]) -> Protocol:
         found["method.pool"] = sorted(plain(part) for part in pool if not plain(part).startswith("prompt_"))
     resources = section(spec, "resources")
     found |= {f"resources.{key}": resources[key] for key in ("precision",) if key in resources}
-    return tuple((key, plain(found[key])) for key in sorted(found))
+    return tuple((key, plain(found[key])) for key in sorted(found.keys() - set(ignored)))
 
 
 def describe(protocol: Protocol, *, only: Iterable[str] | None = None) -> str:

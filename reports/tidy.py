@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from harness.atomic import write_atomically
+from harness.headline import ACCURACY, HEADLINES, Headline
 from harness.result import Result
 from harness.store import Entry, SuiteResults
 from reports.build import leaderboard
@@ -60,8 +61,12 @@ def _empty_row() -> dict[str, Any]:
         "trials",
         "n",
     ]
-    keys += ["missing", "failed", "failures", "accuracy_mean", "accuracy_sd", "accuracy_low", "accuracy_high"]
-    keys += ["interval", "standing", "class_accuracy_mean", "class_accuracy_sd", "seeds", "folds", "correct", "total"]
+    keys += ["missing", "failed", "failures", "metric"]
+    keys += [f"{ACCURACY.key}_{part}" for part in ("mean", "sd", "low", "high")]
+    keys += ["interval", "standing", *(f"{ACCURACY.mean_key}_{part}" for part in ("mean", "sd"))]
+    keys += ["seeds", "folds", "correct", "total"]
+    keys += [f"{headline.key}_{part}" for headline in HEADLINES.values() for part in ("mean", "sd", "low", "high")]
+    keys += [f"{headline.mean_key}_{part}" for headline in HEADLINES.values() for part in ("mean", "sd")]
     keys += [f"{aside.key}_{part}" for aside in ASIDES for part in ("mean", "sd", "n")] + ["votes"]
     keys += [name for column in COLUMNS for name in (column.name, f"{column.name}_reason")]
     return dict.fromkeys([*keys, "recipe", "notes"])
@@ -70,28 +75,35 @@ def _empty_row() -> dict[str, Any]:
 def _line(board: Leaderboard, row: Row, cell: Cell | None = None) -> dict[str, Any]:
     cells = row.cells if cell is None else (cell,)
     failed = [(status, number) for c in cells for status, number in c.failures]
-    line = _empty_row() | {
-        "suite": board.name,
-        "digest": board.digest,
-        "method": row.method,
-        "backbone": row.backbone,
-        "variant": row.key.variant,
-        "reference": row.reference,
-        "dataset": cell.dataset if cell is not None else OVERALL,
-        "protocol": cell.protocol if cell is not None else None,
-        "trials": sum(c.trials for c in cells),
-        "missing": sum(c.missing for c in cells),
-        "failed": sum(number for _, number in failed),
-        "failures": " ".join(f"{s}:{sum(n for t, n in failed if t == s)}" for s in sorted({s for s, _ in failed})),
-        "standing": cell.standing if cell is not None else row.standing,
-        "recipe": row.recipe,
-        "notes": " ".join(row.notes),
-    }
-    line |= _summary(cell.summary if cell is not None else row.overall)
+    headline = cell.headline if cell is not None else board.measure
+    line = (
+        _empty_row()
+        | {"n": 0}
+        | {
+            "suite": board.name,
+            "digest": board.digest,
+            "method": row.method,
+            "backbone": row.backbone,
+            "variant": row.key.variant,
+            "reference": row.reference,
+            "dataset": cell.dataset if cell is not None else OVERALL,
+            "protocol": cell.protocol if cell is not None else None,
+            "trials": sum(c.trials for c in cells),
+            "missing": sum(c.missing for c in cells),
+            "failed": sum(number for _, number in failed),
+            "failures": " ".join(f"{s}:{sum(n for t, n in failed if t == s)}" for s in sorted({s for s, _ in failed})),
+            "metric": headline.key if headline is not None else None,
+            "standing": cell.standing if cell is not None else row.standing,
+            "recipe": row.recipe,
+            "notes": " ".join(row.notes),
+        }
+    )
+    if headline is not None:
+        line |= _summary(headline, cell.summary if cell is not None else row.overall)
     if cell is not None:
         line |= {
-            "class_accuracy_mean": cell.class_accuracy.mean if cell.class_accuracy is not None else None,
-            "class_accuracy_sd": cell.class_accuracy.sd if cell.class_accuracy is not None else None,
+            f"{cell.headline.mean_key}_mean": cell.class_mean.mean if cell.class_mean is not None else None,
+            f"{cell.headline.mean_key}_sd": cell.class_mean.sd if cell.class_mean is not None else None,
             "seeds": " ".join(str(seed.seed) for seed in cell.seeds),
             "folds": " ".join(str(seed.fold) for seed in cell.seeds if seed.fold is not None),
             "correct": " ".join("" if seed.correct is None else str(seed.correct) for seed in cell.seeds),
@@ -106,16 +118,16 @@ def _line(board: Leaderboard, row: Row, cell: Cell | None = None) -> dict[str, A
     return line
 
 
-def _summary(summary: Summary | None) -> dict[str, Any]:
+def _summary(headline: Headline, summary: Summary | None) -> dict[str, Any]:
     if summary is None:
         return {"n": 0}
     interval = summary.interval
     return {
         "n": summary.n,
-        "accuracy_mean": summary.mean,
-        "accuracy_sd": summary.sd,
-        "accuracy_low": interval.low if interval is not None else None,
-        "accuracy_high": interval.high if interval is not None else None,
+        f"{headline.key}_mean": summary.mean,
+        f"{headline.key}_sd": summary.sd,
+        f"{headline.key}_low": interval.low if interval is not None else None,
+        f"{headline.key}_high": interval.high if interval is not None else None,
         "interval": interval.kind if interval is not None else None,
     }
 

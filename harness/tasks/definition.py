@@ -7,7 +7,7 @@ trained ones know no task by name. Tasks are found by their dataset (`harness.ta
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping, Sequence, Sized
+from collections.abc import Callable, Iterator, Mapping, Sequence, Sized
 from typing import Any, ClassVar, Generic, NamedTuple, Protocol, TypeVar
 
 import numpy as np
@@ -36,6 +36,10 @@ class Batch(NamedTuple):
     """What the model is called with; clouds (B, N, 3) float32 come first."""
     targets: Tensor
     """int64: what it should answer."""
+
+    def part(self, rows: Callable[[Tensor], Tensor]) -> Batch:
+        """Some of its rows."""
+        return Batch(tuple(rows(tensor) for tensor in self.inputs), rows(self.targets))
 
 
 class Splits(NamedTuple, Generic[SplitT]):

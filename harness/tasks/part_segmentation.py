@@ -110,13 +110,9 @@ class PartSegmentation(TaskDefinition[PartSplit]):
         elif (depth := getattr(trial.backbone, "depth", 3)) < 3:
             found.append(("backbone", f"part segmentation reads tokens at three depths, and depth is {depth}"))
         if trial.data.sampling == "fps":
-            found.append(
-                ("data.sampling", "clouds of part segmentation differ in size: use random or resample, not fps")
-            )
+            found.append(("data.sampling", "fps is for clouds of one size: use random or resample"))
         if trial.protocol.vote:
-            found.append(
-                ("protocol.vote", "voting is for classification, whose passes all answer for one cloud: set it to 0")
-            )
+            found.append(("protocol.vote", "voting is for classification, whose passes answer for one cloud: set 0"))
         return found
 
     def details(self, dataset: Declaration) -> dict[str, Any]:
@@ -193,7 +189,7 @@ class PartSegmentation(TaskDefinition[PartSplit]):
         model.eval()
         allowed = _allowed(trial.dataset).to(split.categories.device)
         split, found = self.at_test(split, trial), []
-        for rows, points, parts in test_batches(split, *_seen(trial)):
+        for rows, points, parts in processes.share(test_batches(split, *_seen(trial))):
             categories = split.categories[rows]
             with processes.autocast():
                 scores = model(points, categories).float()  # (B, N, parts)

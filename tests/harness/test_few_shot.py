@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from harness import load_trial
 from tests.harness.data.official import clouds, write_fold
 from tests.harness.test_cli import harness
 
@@ -50,7 +51,7 @@ def test_no_gpu_is_said_at_once(tmp_path: Path) -> None:
     assert not (tmp_path / "results").exists()
 
 
-def test_folds_are_averaged_apart_from_seeds(tmp_path: Path) -> None:
+def test_folds_are_averaged_apart_from_seeds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     fill_folds(tmp_path / "data", way=5, shot=10)
     only = ("--only", "method=linear_probe", "--only", "dataset=modelnet40_fewshot_5w10s")
     run(tmp_path, *only, "--set", "folds=2", "--set", "seeds=2")
@@ -64,6 +65,11 @@ def test_folds_are_averaged_apart_from_seeds(tmp_path: Path) -> None:
         assert float(row["accuracy_mean"]) == pytest.approx(folds.mean())
         assert float(row["accuracy_sd"]) == pytest.approx(folds.std(ddof=1))
         assert "varies by" in row["notes"] and "between 2 seeds" in row["notes"]
+    monkeypatch.setenv("HARNESS_DATA", str(tmp_path / "data"))
+    for path in (tmp_path / "results" / "trials").iterdir():
+        trained = load_trial(path)
+        metrics = trained.evaluate().metrics()
+        assert (metrics.correct, metrics.total) == (trained.result.metrics.correct, 5), "on the fold it was trained on"
 
 
 @pytest.mark.slow

@@ -210,3 +210,25 @@ def write_folder(results: SuiteResults, output: Path, *, order: list[int] | None
             write_atomically(folder.path / "spec.json", json.dumps(entry.result.spec))
             write_atomically(folder.path / "result.json", entry.result.model_dump_json())
     return store
+
+
+def segmented(results: SuiteResults, dataset: str) -> SuiteResults:
+    """The suite without its references, and with mIoUs of three categories in place of accuracies on one dataset."""
+
+    def segment(entry: Entry) -> Result | None:
+        if entry.result is None or entry.dataset != dataset:
+            return entry.result
+        score = entry.result.metrics.accuracy or 0.0
+        categories = {"Airplane": score - 0.03, "Chair": score + 0.05, "Mug": score - 0.1}
+        metrics = Metrics(
+            instance_miou=score,
+            class_miou=sum(categories.values()) / 3,
+            point_accuracy=score + 0.1,
+            category_miou=categories,
+            instance_miou_best_on_test=score + 0.01,
+            total=DATASETS[dataset],
+        )
+        return entry.result.model_copy(update={"task": "part segmentation", "metrics": metrics})
+
+    found = changed(results, segment)
+    return SuiteResults(found.name, found.description, found.digest, tuple(e for e in found.entries if not e.reference))

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from harness import load_trial, registry
+from harness.check import combination, dry_step
 from harness.cli import main
 from harness.data.shapenetpart import PARTS, SHAPENETPART
 from harness.errors import SuiteError, UserError
@@ -383,6 +384,14 @@ def test_evaluate_and_predict(
     assert "is for part segmentation" in capsys.readouterr().err
     assert cli("export", result.id, str(tmp_path / "m.safetensors"), "--output", str(output)) == 2
     assert "is for part segmentation" in capsys.readouterr().err and not (tmp_path / "m.safetensors").exists()
+
+
+@pytest.mark.parametrize("method", ["linear_probe", "dapt", "point_peft"])
+def test_dry_steps(method: str) -> None:
+    """`--check` needs no data."""
+    shown = dry_step(make_trial(method))
+    assert shown.problem is None and shown.seconds > 0
+    assert combination(make_trial(method)) != combination(any_trial(method, backbone=TINY, data=Data(points=64)))
 
 
 # What cannot be is refused before anything runs
