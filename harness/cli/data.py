@@ -161,42 +161,88 @@ def data_fewshot(
 def data_prepare(
     name: Annotated[
         str,
-        typer.Argument(help="sweethome12, ldraw_pretrain (the shipped weights' pre-training set), or shapenet55."),
+        typer.Argument(
+            help="ldraw16 (and its scan-like twin, into the data folder), sweethome12, shapenet55, or ldraw_pretrain "
+            "(the shipped weights' pre-training set)."
+        ),
     ],
     source: Annotated[
         Path | None,
-        typer.Option(help="Folder of the Debian package's data (furniture libraries or LDraw); shapenet55 needs none."),
+        typer.Option(
+            help="Folder of the Debian package's data: an LDraw library (ldraw16: /usr/share/ldraw unless told) or "
+            "furniture libraries; shapenet55 needs none."
+        ),
     ] = None,
-    output: Annotated[Path, typer.Option("--output", "-o", help="Folder to write to.")] = Path("data"),
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="Folder to write to, `data` unless told; ldraw16 takes none.")
+    ] = None,
     furniture: Annotated[
         Path, typer.Option(help="For ldraw_pretrain: the furniture libraries whose other models join in.")
     ] = Path("/usr/share/sweethome3d/furniture"),
     points: Annotated[int, typer.Option(min=1, help="For shapenet55: points per cloud.")] = 2048,
+    processes: Annotated[int | None, typer.Option(min=1, help="For ldraw16; one per core unless told.")] = None,
     data: DataFolder = None,
 ) -> None:
     """Make a dataset from an installed Debian package, or a file to pre-train on; the same bytes every time."""
     from harness.errors import did_you_mean
 
-    known = ["sweethome12", "ldraw_pretrain", "shapenet55"]
+    known = ["ldraw16", "ldraw16_scanlike", "sweethome12", "ldraw_pretrain", "shapenet55"]
     if name not in known:
         raise UserError(f"nothing prepares '{name}'; {did_you_mean(name, known)}")
-    if name == "shapenet55":
+    folder = output or Path("data")
+    if name in ("ldraw16", "ldraw16_scanlike"):
+        if output is not None:
+            raise UserError(f"--output: {name} goes into the data folder, where suites look: --data DIR")
+        written = _prepare_ldraw16(source or Path("/usr/share/ldraw"), processes)
+    elif name == "shapenet55":
         from harness.data.shapenet55 import SHAPENET55
         from harness.models.weights import data_root
 
-        written = SHAPENET55.prepare(root=data_root(), output=output, points=points)
+        written = SHAPENET55.prepare(root=data_root(), output=folder, points=points)
     elif source is None:
         raise UserError(f"--source: needed for {name}: the folder of the Debian package's data")
     elif name == "sweethome12":
         from harness.data.prepare.sweethome import prepare_sweethome12
 
-        written = prepare_sweethome12(source=source, output=output)
+        written = prepare_sweethome12(source=source, output=folder)
     else:
         from harness.data.prepare.ldraw import prepare_pretraining
 
-        written = prepare_pretraining(ldraw=source, furniture=furniture, output=output)
+        written = prepare_pretraining(ldraw=source, furniture=furniture, output=folder)
     for path in written:
         typer.echo(path)
+
+
+def _prepare_ldraw16(source: Path, processes: int | None) -> list[Path]:
+    """Both sets, with a progress bar, and what came of it on stderr."""
+    from rich.progress import Progress
+
+    from harness.data.prepare.ldraw import SOURCE
+    from harness.data.prepare.ldraw16 import prepare_ldraw16
+    from harness.models.weights import data_root
+
+    console = make_console(stderr=True)
+    with Progress(console=console, transient=True, disable=not console.is_terminal) as bar:
+        task = bar.add_task("looking for parts", total=None)
+        done = prepare_ldraw16(
+            source=source,
+            root=data_root(),
+            processes=processes,
+            progress=lambda stage, done, total: bar.update(task, description=stage, completed=done, total=total),
+        )
+    typer.echo(f"{done.train_items} items to train on, {done.test_items} to test on", err=True)
+    for reason, count in done.left_out.items():
+        typer.echo(f"left out: {reason}: {count}", err=True)
+    found, version = done.differences, f"ldraw-parts {SOURCE['ldraw-parts']}"
+    if found:
+        typer.echo(
+            f"note: not the items recorded with {version}: {found.absent} are not here, {found.new} are new, "
+            f"{found.changed} differ; the split holds, but results compare only with others on these files",
+            err=True,
+        )
+    else:
+        typer.echo(f"all items are those recorded with {version}", err=True)
+    return done.written
 
 
 @data_app.command("import")

@@ -17,6 +17,7 @@ import numpy.typing as npt
 from harness.data.cache import digest_of, entry_sources
 from harness.data.dataset import Dataset, Declaration, Split
 from harness.data.fewshot import FOLDS, FewShot
+from harness.data.ldraw16 import PreparedDataset
 from harness.data.official import OfficialDataset
 from harness.data.shapenet55 import ShapeNet55
 from harness.data.shapenetpart import PartSplit, ShapeNetPart
@@ -73,6 +74,8 @@ def check_data(declared: Declaration, root: Path) -> Report:
         case FewShot():
             for fold in range(FOLDS):
                 _check_pair(declared.with_fold(fold), root, report, prefix=f"fold {fold} ")
+        case PreparedDataset():
+            _check_prepared(declared, root, report)
         case Dataset():
             _check_pair(declared, root, report)
         case ShapeNetPart():
@@ -110,6 +113,17 @@ def _check_pair(declared: Dataset, root: Path, report: Report, *, prefix: str = 
         if isinstance(declared, OfficialDataset):
             place = f"{declared.split_files('test', root)[0]}: "
         _tell_shared(report, f"{place}{prefix}", shared, len(read["test"]))
+
+
+def _check_prepared(declared: PreparedDataset, root: Path, report: Report) -> None:
+    """Against the sizes of its own card; what is other than recorded is a note."""
+    try:
+        report.notes += declared.notes(root)
+        found = declared.as_prepared(root)
+    except UserError as problem:
+        report.problems.append(str(problem))
+        return
+    _check_pair(found, root, report)
 
 
 def _check_entry(declared: OfficialDataset, split: Split, root: Path, report: Report) -> None:

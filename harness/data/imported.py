@@ -6,18 +6,15 @@ against the card, by `load`.
 
 from __future__ import annotations
 
-import hashlib
 import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
-import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
-from safetensors import SafetensorError
-from safetensors.numpy import load
 
-from harness.data.dataset import Dataset, PointClouds, Split, check_clouds
+from harness.data.clouds_file import read_split
+from harness.data.dataset import Dataset, PointClouds, Split
 from harness.errors import UserError
 
 NAME = re.compile(r"[A-Za-z0-9._-]{1,64}")
@@ -103,26 +100,7 @@ class ImportedDataset(Dataset):
     def load(self, split: Split, root: Path) -> PointClouds:
         """Read one split. Raises UserError when the file is missing, or is not the one that the card declares."""
         path = clouds_path(self.name, root)
-        try:
-            content = path.read_bytes()
-        except OSError as error:
-            raise UserError(f"{path}: cannot be read ({error.strerror}); {_again(self.name)}") from None
-        digest = hashlib.sha256(content).hexdigest()
-        if digest != self.digest:
-            raise UserError(
-                f"{path}: digest {digest[:12]} is not the {self.digest[:12]} of its card; {_again(self.name)}"
-            )
-        try:
-            tensors = load(content)
-            points, labels, test = (tensors[key] for key in ("points", "labels", "test"))
-        except (SafetensorError, KeyError) as error:
-            raise UserError(f"{path}: holds no clouds ({error}); {_again(self.name)}") from None
-        check_clouds(points, labels, classes=len(self.classes), where=str(path))
-        sizes = (int((test == 0).sum()), int((test == 1).sum()), points.shape[1])
-        if test.shape != labels.shape or sizes != (self.train_items, self.test_items, self.points):
-            raise UserError(f"{path}: is not of the sizes that its card declares; {_again(self.name)}")
-        rows = test == (1 if split == "test" else 0)
-        return PointClouds(points[rows].astype(np.float32), labels[rows].astype(np.int64), digest)
+        return read_split(path, split, declared=self, digest=self.digest, again=_again(self.name))
 
 
 def clouds_path(name: str, root: Path) -> Path:

@@ -10,6 +10,7 @@ import multiprocessing
 import os
 import resource
 import signal
+import threading
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
@@ -40,7 +41,7 @@ def read_files(paths: Sequence[Path], *, points: int, normalised: bool, least: i
     if not left:
         return
     read = partial(_read_one, points=points, normalised=normalised, least=least)
-    with _workers(min(WORKERS, os.cpu_count() or 1, len(left))) as pool, contextlib.suppress(BrokenProcessPool):
+    with worker_pool(min(WORKERS, os.cpu_count() or 1, len(left))) as pool, contextlib.suppress(BrokenProcessPool):
         with without_main():
             futures = [pool.submit(read, path) for path in paths]
         try:
@@ -52,7 +53,7 @@ def read_files(paths: Sequence[Path], *, points: int, normalised: bool, least: i
             for future in futures:  # an error or Ctrl-C came through: don't begin what nobody waits for
                 future.cancel()
     while left:
-        with _workers(1) as pool:
+        with worker_pool(1) as pool:
             while left:
                 try:
                     with without_main():
@@ -67,7 +68,7 @@ def read_files(paths: Sequence[Path], *, points: int, normalised: bool, least: i
 
 
 @contextlib.contextmanager
-def _workers(count: int) -> Iterator[ProcessPoolExecutor]:
+def worker_pool(count: int) -> Iterator[ProcessPoolExecutor]:
     """Processes that read files, and end once nothing is left to do."""
     pool = ProcessPoolExecutor(count, multiprocessing.get_context("forkserver"), initializer=_enter_worker)
     try:
@@ -77,9 +78,18 @@ def _workers(count: int) -> Iterator[ProcessPoolExecutor]:
 
 
 def _enter_worker() -> None:
+    threading.Thread(target=_end_with_parent, daemon=True).start()
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C at a terminal ends workers at once, without a traceback
     with contextlib.suppress(ValueError, OSError):  # macOS has no such limit
         resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
+
+
+def _end_with_parent() -> None:
+    """A parent that was killed says nothing, and its workers would wait for work for ever."""
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)
 
 
 def _read_one(path: Path, *, points: int, normalised: bool, least: int | None) -> Outcome:

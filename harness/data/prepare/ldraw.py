@@ -10,16 +10,28 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import re
+import stat
 from collections import Counter
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
 from safetensors.numpy import save
 
-from harness.data.prepare.meshes import Floats, MeshError, near_duplicates, normalise, sample_surface, seeded, signature
+from harness.data.prepare.meshes import (
+    Floats,
+    MeshError,
+    check_area,
+    near_duplicates,
+    normalise,
+    sample_surface,
+    seeded,
+    signature,
+)
 from harness.data.prepare.sweethome import PACKAGE, PRETRAINING_KINDS, Item, read_labels, sample_items
 from harness.errors import UserError
 
@@ -37,6 +49,10 @@ SOURCE = {"ldraw-parts": "2206+ds-1", PACKAGE[0]: PACKAGE[1]}
 MAX_DEPTH = 32
 MAX_FILE_BYTES = 16 * 2**20
 MAX_PART_TRIANGLES = 2_000_000
+MAX_INCLUDED = 200_000
+"""Inclusions in one part, those of its inclusions counted; the largest of ldraw-parts 2206 has 27,398."""
+KEPT_FILES = 1024
+"""Included files whose content is kept in memory."""
 INSTALL = "install it with `apt-get install ldraw-parts` (non-free component), or unpack complete.zip of ldraw.org"
 
 
@@ -69,55 +85,116 @@ class PartLibrary:
             raise UserError(f"no LDraw library in '{root}' (there is no folder 'parts'): {INSTALL}")
         self.root = root
         self._files = {
-            file.relative_to(root / folder).as_posix().lower(): file
+            name.lower(): (folder, name)
             for folder in ("parts", "p")  # primitives last: they win over a part of the same name
-            for file in sorted((root / folder).rglob("*.dat"))
-            if file.is_file() and not file.is_symlink()
+            for name in _files_below(root / folder)
         }
-        self._primitives: dict[str, tuple[Floats, frozenset[str]]] = {}
+        self._primitives: dict[str, _Flat] = {}
+        self._included = lru_cache(maxsize=KEPT_FILES)(self._read)
 
     def parts(self) -> list[Part]:
         """All parts that are shapes of their own: no aliases, moved files, printed patterns or stickers."""
         files = sorted(file for file in (self.root / "parts").glob("*.dat") if file.is_file())
         return [part for file in files if (part := _describe(file.name, _header(file))) is not None]
 
-    def triangles(self, name: str, depth: int = 0) -> tuple[Floats, frozenset[str]]:
+    def credit(self, file: str) -> tuple[str, str]:
+        """Title and author of a part, as its header names them."""
+        header = _header(self.root / "parts" / file)
+        author = re.search(r"^0 Author: (.*)$", header, re.MULTILINE)
+        return header.splitlines()[0][2:].strip()[:200], author[1].strip()[:200] if author else "not named"
+
+    def state(self) -> list[tuple[str, str, int, int]]:
+        """Folder, name, bytes and time of the last change in nanoseconds, of every file, in a fixed order."""
+        found = []
+        for folder, name in sorted(self._files.values()):
+            stat = (self.root / folder / name).stat()
+            found.append((folder, name, stat.st_size, stat.st_mtime_ns))
+        return found
+
+    def triangles(self, name: str) -> tuple[Floats, frozenset[str]]:
         """Triangles (T, 3, 3) of a file in LDraw axes (y down), and the base numbers of the parts it includes.
 
         Colours, lines and winding are ignored, and so are included files that are missing. Raises MeshError for
-        inclusion deeper than `MAX_DEPTH` (a file that includes itself), and beyond the size caps.
+        inclusion deeper than `MAX_DEPTH` (a file that includes itself), and beyond the caps of sizes and numbers.
         """
-        key = name.lower().replace("\\", "/")
-        if key in self._primitives:
-            return self._primitives[key]
-        file = self._files.get(key)
-        if file is None:
+        key = _key(name)
+        if key not in self._files:
             return np.zeros((0, 3, 3)), frozenset()
-        if depth > MAX_DEPTH:
-            raise MeshError(f"'{name}' includes itself, or files nest deeper than {MAX_DEPTH}")
-        text = _text(file)
-        pieces = [_own_triangles(text)]
-        ingredients: set[str] = set()
-        for offset, matrix, included in _inclusions(text):
-            piece, parts = self.triangles(included, depth + 1)
-            pieces.append(piece @ matrix.T + offset)
-            ingredients |= parts
-            if sum(map(len, pieces)) > MAX_PART_TRIANGLES:
-                raise MeshError(f"'{name}' has more than {MAX_PART_TRIANGLES} triangles")
-        if self.root / "p" in file.parents:
-            self._primitives[key] = np.concatenate(pieces), frozenset()
-            return self._primitives[key]
-        return np.concatenate(pieces), frozenset(ingredients | {base_number(file.name)})
+        flat = self._flatten(key, self._read(key), depth=0)
+        return flat.triangles, flat.ingredients
 
     def shape(self, part: Part) -> tuple[Shape, tuple[float, ...]]:
         """The sampled part and its geometric signature. Raises MeshError when it has no usable surface."""
+        upright, ingredients = self.surface(part)
+        rng = seeded("ldraw", part.file.lower())
+        points = normalise(points=sample_surface(triangles=upright, count=POINTS, rng=rng))
+        return Shape(part, points, ingredients), signature(triangles=upright)
+
+    def surface(self, part: Part) -> tuple[Floats, frozenset[str]]:
+        """Triangles (T, 3, 3) of a part, z up, and its ingredients. Raises MeshError when it has no usable surface."""
         triangles, ingredients = self.triangles(part.file)
         if not len(triangles):
             raise MeshError(f"'{part.file}' has no surface")
         upright = np.stack([triangles[..., 0], triangles[..., 2], -triangles[..., 1]], axis=-1)  # y down -> z up
-        rng = seeded("ldraw", part.file.lower())
-        points = normalise(points=sample_surface(triangles=upright, count=POINTS, rng=rng))
-        return Shape(part, points, ingredients), signature(triangles=upright)
+        check_area(triangles=upright)
+        return upright, ingredients
+
+    def _read(self, key: str) -> _Parsed:
+        folder, name = self._files[key]
+        return _parse(_text(self.root / folder / name))
+
+    def _flatten(self, key: str, parsed: _Parsed, *, depth: int) -> _Flat:
+        """A parsed file with all that it includes. What is refused does not depend on what was flattened before."""
+        if depth > MAX_DEPTH:
+            raise MeshError(f"'{key}' includes itself, or files nest deeper than {MAX_DEPTH}")
+        pieces, ingredients = [parsed.triangles], set[str]()
+        triangles, files, height = len(parsed.triangles), 1, 0
+        for offset, matrix, included in zip(parsed.offsets, parsed.matrices, parsed.names, strict=True):
+            if included not in self._files:
+                continue
+            child = self._primitives.get(included) or self._flatten(included, self._included(included), depth=depth + 1)
+            triangles, files, height = triangles + len(child.triangles), files + child.files, max(height, child.height)
+            if triangles > MAX_PART_TRIANGLES or files > MAX_INCLUDED:
+                raise MeshError(
+                    f"'{key}' has more than {MAX_PART_TRIANGLES} triangles or {MAX_INCLUDED} included files"
+                )
+            pieces.append((child.triangles.reshape(-1, 3) @ matrix.T + offset).reshape(-1, 3, 3))
+            ingredients |= child.ingredients
+        if height >= MAX_DEPTH:
+            raise MeshError(f"'{key}' includes itself, or files nest deeper than {MAX_DEPTH}")
+        folder, name = self._files[key]
+        own = {base_number(name)} if folder == "parts" else set()
+        flat = _Flat(np.concatenate(pieces), frozenset(ingredients | own), files, height + 1)
+        if folder == "p":
+            flat = replace(flat, ingredients=frozenset())
+            self._primitives[key] = flat
+        return flat
+
+
+@dataclass(frozen=True)
+class _Parsed:
+    """One file's own content."""
+
+    triangles: Floats
+    """(T, 3, 3)"""
+    offsets: Floats
+    """(K, 3) of its K inclusions"""
+    matrices: Floats
+    """(K, 3, 3)"""
+    names: list[str]
+    """Of the included files, as `PartLibrary` keys."""
+
+
+@dataclass(frozen=True)
+class _Flat:
+    """A file with all that it includes."""
+
+    triangles: Floats
+    ingredients: frozenset[str]
+    files: int
+    """Inclusions, each counted as often as it occurs, and the file itself."""
+    height: int
+    """Files on the longest chain of inclusions that begins with it."""
 
 
 def base_number(file: str) -> str:
@@ -280,28 +357,41 @@ def _describe(name: str, header: str) -> Part | None:
     return Part(name, category[1].strip() if category else title.split()[0], base_number(name))
 
 
-def _own_triangles(text: str) -> Floats:
-    """Triangles (T, 3, 3) of a file's own triangle (type 3) and quadrilateral (type 4) lines."""
-    corners: list[list[str]] = []
-    for line in text.splitlines():
-        words = line.split()
-        if words[:1] == ["3"] and len(words) == 11:
-            corners.append(words[2:])
-        elif words[:1] == ["4"] and len(words) == 14:
-            corners += [words[2:11], words[2:5] + words[8:14]]
-    try:
-        return np.array(corners, dtype=np.float64).reshape(-1, 3, 3)
-    except ValueError:
-        raise MeshError("a coordinate is not a number") from None
+def _key(name: str) -> str:
+    return name.lower().replace("\\", "/")
 
 
-def _inclusions(text: str) -> Iterable[tuple[Floats, Floats, str]]:
-    """Offset (3,), matrix (3, 3) and file name of every inclusion (type 1 line)."""
+def _files_below(folder: Path) -> list[str]:
+    """Names of the .dat files below a folder, relative to it; no links."""
+    found = []
+    for place, _, names in os.walk(folder):
+        inside = Path(place).relative_to(folder)
+        found += [
+            (inside / entry).as_posix()
+            for entry in names
+            if entry.endswith(".dat") and stat.S_ISREG((Path(place) / entry).lstat().st_mode)
+        ]
+    return sorted(found, key=lambda name: name.split("/"))
+
+
+def _parse(text: str) -> _Parsed:
+    """Inclusions (lines of type 1), triangles (3) and quadrilaterals (4, cut in two); other lines are skipped."""
+    corners: list[str] = []
+    placements: list[str] = []
+    names: list[str] = []
     for line in text.splitlines():
         words = line.split(maxsplit=14)
-        if words[:1] == ["1"] and len(words) == 15:
-            try:
-                values = np.array(words[2:14], dtype=np.float64)
-            except ValueError:
-                raise MeshError("a coordinate is not a number") from None
-            yield values[:3], values[3:].reshape(3, 3), words[14].strip()
+        match words[:1], len(words):
+            case ["1"], 15:
+                placements += words[2:14]
+                names.append(_key(words[14].strip()))
+            case ["3"], 11:
+                corners += words[2:]
+            case ["4"], 14:
+                corners += [*words[2:11], *words[2:5], *words[8:]]
+    try:
+        triangles = np.array(list(map(float, corners))).reshape(-1, 3, 3)
+        placed = np.array(list(map(float, placements))).reshape(-1, 12)
+    except ValueError:
+        raise MeshError("a coordinate is not a number") from None
+    return _Parsed(triangles, placed[:, :3], placed[:, 3:].reshape(-1, 3, 3), names)

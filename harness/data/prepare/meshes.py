@@ -75,6 +75,13 @@ def triangle_areas(triangles: Floats) -> Floats:
     return 0.5 * np.linalg.norm(np.cross(second - first, third - first), axis=1)
 
 
+def check_area(*, triangles: Floats) -> None:
+    """Raises MeshError, as `sample_surface` does, for triangles (T, 3, 3) without area or not finite."""
+    total = float(triangle_areas(triangles).sum())
+    if not np.isfinite(total) or total <= 0:
+        raise MeshError("the surface has no area or is not finite")
+
+
 def sample_surface(*, triangles: Floats, count: int, rng: np.random.Generator) -> Floats:
     """`count` points spread evenly over the surface: (T, 3, 3) -> (count, 3), same units.
 
@@ -124,25 +131,36 @@ def chamfer(first: Floats, second: Floats) -> float:
     return float(there.mean() + back.mean()) / 2
 
 
-def near_duplicates(*, clouds: Floats, others: Floats, below: float = NEAR_DUPLICATE) -> list[tuple[int, int]]:
-    """Index pairs (i, j) with Chamfer-L1 of clouds[i] and others[j] under `below`.
+def spacing(cloud: Floats) -> float:
+    """Mean distance of a point of a cloud (N, 3) to the next: what another sampling of the same surface measures."""
+    return float(cKDTree(cloud).query(cloud, k=2)[0][:, 1].mean())
+
+
+def near_duplicates(*, clouds: Floats, others: Floats, below: float | Floats = NEAR_DUPLICATE) -> list[tuple[int, int]]:
+    """Index pairs (i, j) with Chamfer-L1 of clouds[i] and others[j] under `below`, one limit or one a pair (A, B).
 
     clouds (A, N, 3) and others (B, N, 3), normalised. Passing the same array twice compares each pair once. A
     coarse test (spread along the axes, then a tenth of the points) spares most of the full comparisons.
     """
     spread, spread_others = clouds.std(axis=1), others.std(axis=1)
+    low, high = others.min(axis=1), others.max(axis=1)
     same = clouds is others
-    trees = [cKDTree(cloud) for cloud in clouds]
-    trees_others = trees if same else [cKDTree(cloud) for cloud in others]
+    trees_others: dict[int, cKDTree] = {}  # made where they are asked: most clouds resemble no other
     pairs = []
-    for i, cloud in enumerate(clouds):
-        similar = np.abs(spread_others - spread[i]).max(axis=1) < 2 * below
-        for j in np.flatnonzero(similar):
-            if same and j <= i:
-                continue
-            if trees_others[j].query(cloud[::10])[0].mean() > 2 * below:
-                continue
-            there, back = trees_others[j].query(cloud)[0], trees[i].query(others[j])[0]
-            if (there.mean() + back.mean()) / 2 < below:
+    limits = np.broadcast_to(below, (len(clouds), len(others)))
+    for i, (cloud, limit) in enumerate(zip(clouds, limits, strict=True)):
+        sparse = cloud[::10]
+        similar = np.flatnonzero(np.abs(spread_others - spread[i]).max(axis=1) < 2 * limit)
+        similar = similar[similar > i] if same else similar
+        for j in similar[_distance_to_boxes(sparse, low[similar], high[similar]) <= 2 * limit[similar]]:
+            if j not in trees_others:
+                trees_others[j] = cKDTree(others[j])
+            if trees_others[j].query(sparse)[0].mean() <= 2 * limit[j] and chamfer(cloud, others[j]) < limit[j]:
                 pairs.append((i, int(j)))
     return pairs
+
+
+def _distance_to_boxes(points: Floats, low: Floats, high: Floats) -> Floats:
+    """Mean distance (B,) of points (N, 3) to boxes (B, 3), (B, 3): never more than to what the boxes hold."""
+    outside = np.maximum(np.maximum(low[:, None] - points, points - high[:, None]), 0)  # (B, N, 3)
+    return np.linalg.norm(outside, axis=2).mean(axis=1)

@@ -8,9 +8,9 @@ view, fixed by a seed of its identity, so the set is the same for everyone.
 from __future__ import annotations
 
 import numpy as np
-from scipy.spatial import ConvexHull
+from scipy.spatial import ConvexHull, QhullError
 
-from harness.data.prepare.meshes import Floats, normalise, seeded
+from harness.data.prepare.meshes import Floats, MeshError, normalise, seeded
 
 CAMERA_DISTANCE = 3.0
 """From the centre of an object of radius 1."""
@@ -69,5 +69,8 @@ def _visible(points: Floats, camera: Floats) -> np.ndarray:
     distance = np.linalg.norm(rays, axis=1, keepdims=True)
     radius = HIDDEN_POINT_RADIUS * distance.max()
     flipped = rays + 2 * (radius - distance) * rays / distance
-    corners = np.unique(ConvexHull(np.vstack([flipped, np.zeros(3)])).vertices)
+    try:
+        corners = np.unique(ConvexHull(np.vstack([flipped, np.zeros(3)])).vertices)
+    except QhullError:
+        raise MeshError("seen from the camera, the points span no volume") from None
     return corners[corners < len(points)]
