@@ -14,6 +14,7 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 
 from harness import registry
+from harness.cluster import Cluster, join
 from harness.data.dataset import combined_digest
 from harness.errors import UserError
 from harness.forking import without_main
@@ -21,6 +22,7 @@ from harness.launch import enter_child, trial_environment
 from harness.models.weights import data_root, find_weights
 from harness.result import UNFINISHED, Result
 from harness.schedule import Job, Observer, planned_order, run_jobs
+from harness.shared import marked
 from harness.store import Store
 from harness.suite import Suite
 from harness.trial import Trial
@@ -60,6 +62,21 @@ def what_is_missing(trials: Sequence[Trial]) -> list[str]:
     found = [dataset.missing(root) for dataset in datasets.values()]
     found += [find_weights(name).missing() for name in sorted(weights)]
     return [message for message in found if message]
+
+
+def join_cluster(address: str, trials: Sequence[Trial], store: Store) -> Cluster:
+    """The cluster that is to run trials, when all its nodes can. Raises UserError."""
+    root = data_root().resolve()
+    with marked(store.output) as mark:
+        question = {
+            "folders": {"results": str(store.output.resolve()), "data": str(root)},
+            "mark": str(mark.path),
+            "content": mark.content,
+            "data": str(root),
+            "datasets": sorted({trial.dataset.name for trial in trials}),
+            "weights": sorted({t.backbone.weights for t in trials if t.backbone.weights != "random"}),
+        }
+        return join(address, question)
 
 
 def remember_suite(suite: Suite, store: Store, *, chosen: Sequence[Trial], command: Sequence[str]) -> None:
@@ -201,6 +218,7 @@ def run_suite(
     checking: bool = False,
     max_concurrent: int | None = None,
     track: bool = True,
+    cluster: Cluster | None = None,
 ) -> Summary:
     """Run trials, mirror them into MLflow, write the reports. Data, weights and output are checked before.
 
@@ -227,7 +245,13 @@ def run_suite(
 
     try:
         outcome = run_jobs(
-            jobs, begin=begin, store=store, observer=display, max_concurrent=max_concurrent, git=git_revision()
+            jobs,
+            begin=begin,
+            store=store,
+            observer=display,
+            max_concurrent=max_concurrent,
+            git=git_revision(),
+            cluster=cluster,
         )
         if not begun:
             raise KeyboardInterrupt

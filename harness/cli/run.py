@@ -16,7 +16,18 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from harness.cli.options import AsJson, DataFolder, Only, Output, Set, SuiteName, make_console, print_json, suite_name
+from harness.cli.options import (
+    Address,
+    AsJson,
+    DataFolder,
+    Only,
+    Output,
+    Set,
+    SuiteName,
+    make_console,
+    print_json,
+    suite_name,
+)
 from harness.errors import UserError
 
 if TYPE_CHECKING:
@@ -51,12 +62,14 @@ def run(
         typer.Option(metavar="STATUS,…", help="Run trials again that ended so: failed, oom, diverged, timeout."),
     ] = "",
     track: Annotated[bool, typer.Option("--mlflow/--no-mlflow", help="Mirror the run into MLflow.")] = True,
+    address: Address = None,
     as_json: AsJson = False,
 ) -> None:
     """Run a suite: trials without a result, then the reports."""
     from harness.display import RunDisplay, duration
     from harness.run import (
         CHECK_ABOVE,
+        join_cluster,
         remember_suite,
         run_suite,
         summarise,
@@ -86,7 +99,11 @@ def run(
     ended = summarise(loaded, [t for t in trials if t.identity not in chosen], store, interrupted=False)
     failed = f"{len(ended.failed)} failed before (--retry runs them again), " if ended.failed else ""
     console.print(f"[bold]{loaded.name}[/bold]: {_count(trials)}, {ended.done} done before, {failed}{len(left)} to run")
+    cluster = join_cluster(address, [job.trial for job in left], store) if address is not None and left else None
+    if cluster is not None:
+        console.print(cluster.described(), highlight=False)
     command = [suite, *(word for setting in settings or () for word in ("--set", setting)), "--output", str(output)]
+    command += ["--address", address] if address is not None else []
     remember = partial(remember_suite, loaded, store, chosen=trials, command=command)
     if left:
         with RunDisplay([job.trial for job in left], store=store, console=console) as display:
@@ -100,6 +117,7 @@ def run(
                 checking=check if check is not None else len(left) > CHECK_ABOVE,
                 max_concurrent=max_concurrent,
                 track=track,
+                cluster=cluster,
             )
         took = duration(display.elapsed)
     else:
