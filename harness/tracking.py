@@ -199,8 +199,7 @@ class Replay:
         failed = len(statuses) - done - running - statuses.count("interrupted")
         if changed or final:
             self._update_parent(statuses, done=done, failed=failed, final=final)
-        uri = re.sub(r"//[^/@]*@", "//", self.uri)
-        return Synced(uri, self.suite.name, len(statuses), updated, done, failed, running)
+        return Synced(shown_uri(self.uri), self.suite.name, len(statuses), updated, done, failed, running)
 
     def _ensure_runs(self) -> None:
         """A run for the suite and for every trial that can be shown: looked for before it is made, and after."""
@@ -289,16 +288,30 @@ def _explained(uri: str, suite: str, store: Store) -> Iterator[None]:
     except UserError:
         raise
     except Exception as error:
-        where = re.sub(r"//[^/@]*@", "//", uri)
-        text = (str(error).strip().splitlines() or [""])[0][:200]
-        if "database schema" in text:
-            what = f"is a database of another MLflow version; `mlflow db upgrade {where}` brings it up to date"
-        elif "failed with exception" in text or isinstance(error, ConnectionError | TimeoutError):
-            what = "does not answer"
-        else:
-            what = f"refuses ({type(error).__name__}: {text})"
         safe = f"the results are safe in {store.output}; `harness sync {suite}` replays them once that is mended"
-        raise UserError(f"MLflow at {where} {what}; {safe}") from error
+        raise UserError(f"MLflow at {shown_uri(uri)} {unreachable(error, uri)}; {safe}") from error
+
+
+def shown_uri(uri: str) -> str:
+    """A tracking URI without the name and password in it."""
+    return re.sub(r"//[^/@]*@", "//", uri)
+
+
+def unreachable(error: Exception, uri: str) -> str:
+    """What MLflow's complaint comes to: a verb and what to do."""
+    text = (str(error).strip().splitlines() or [""])[0][:200]
+    if "database schema" in text:
+        return f"is a database of another MLflow version; `mlflow db upgrade {shown_uri(uri)}` brings it up to date"
+    if re.search(r"\b401\b|not authenticated", text):
+        return (
+            "asks who you are; set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, or MLFLOW_TRACKING_TOKEN "
+            "(docs/mlflow.md)"
+        )
+    if re.search(r"\b403\b|PERMISSION_DENIED", text):
+        return "does not let this user in (error 403); its administrator grants permissions (docs/mlflow.md)"
+    if "failed with exception" in text or isinstance(error, ConnectionError | TimeoutError):
+        return "does not answer"
+    return f"refuses ({type(error).__name__}: {text})"
 
 
 def main(arguments: list[str]) -> None:
