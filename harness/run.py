@@ -218,6 +218,7 @@ def run_suite(
     checking: bool = False,
     max_concurrent: int | None = None,
     track: bool = True,
+    artifacts: bool = True,
     cluster: Cluster | None = None,
 ) -> Summary:
     """Run trials, mirror them into MLflow, write the reports. Data, weights and output are checked before.
@@ -237,7 +238,7 @@ def run_suite(
         seconds = steps.result() if steps is not None else {}
         remember()
         begun = True
-        mirror = start_mirror(store, suite.name) if track else None
+        mirror = start_mirror(store, suite.name, files=artifacts) if track else None
         soon = threading.Timer(HEAD_START, _import_reporters)
         soon.daemon = True
         soon.start()

@@ -74,16 +74,17 @@ def tracking_uri(store: Store) -> str:
     return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{store.output.resolve() / 'mlflow.db'}"
 
 
-def sync(*, store: Store, suite: str, uri: str | None = None) -> Synced:
+def sync(*, store: Store, suite: str, uri: str | None = None, files: bool = True) -> Synced:
     """Make MLflow show what the store holds of a suite. A second call changes nothing.
 
+    `files`: attach adapters, predictions, logs and reports; without them MLflow gets numbers, parameters and tags.
     Raises UserError when the suite never ran here, MLflow cannot be reached, its database is another version's, or
     another process keeps writing.
     """
-    return Replay(store=store, suite=suite, uri=uri or tracking_uri(store)).update(final=True)
+    return Replay(store=store, suite=suite, uri=uri or tracking_uri(store), files=files).update(final=True)
 
 
-def start_mirror(store: Store, suite: str, *, uri: str | None = None) -> Mirror:
+def start_mirror(store: Store, suite: str, *, uri: str | None = None, files: bool = True) -> Mirror:
     """Start a process that syncs a suite every few seconds, until `finish`, or until this process dies.
 
     Call it from the main thread: on Linux the process also dies with the thread that started it. Never raises for
@@ -91,7 +92,15 @@ def start_mirror(store: Store, suite: str, *, uri: str | None = None) -> Mirror:
     """
     output = store.output.resolve()
     path = store.suite_folder(suite) / "mlflow.log"
-    command = [sys.executable, "-m", "harness.tracking", str(output), suite, str(os.getpid())]
+    command = [
+        sys.executable,
+        "-m",
+        "harness.tracking",
+        str(output),
+        suite,
+        str(os.getpid()),
+        "files" if files else "bare",
+    ]
     environment = QUIET | os.environ | {"MLFLOW_TRACKING_URI": uri or tracking_uri(store)}
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -153,9 +162,10 @@ class Mirror:
 class Replay:
     """One suite of the store and what MLflow is known to hold of it, so that an update costs only what changed."""
 
-    def __init__(self, *, store: Store, suite: str, uri: str) -> None:
+    def __init__(self, *, store: Store, suite: str, uri: str, files: bool = True) -> None:
         self.store = Store(store.output.resolve())
         self.uri = uri
+        self.files = files
         self.suite = store.load(suite)
         self.client: Any = None
         self.experiment = ""
@@ -192,7 +202,8 @@ class Replay:
         updated = 0
         for identity, signature in changed.items():
             run, state, parent = self.runs[identity], self.states[identity], self.runs[SUITE].id
-            updated += write_trial(self.client, run, state, self.store.trial(identity), parent=parent)
+            folder = self.store.trial(identity)
+            updated += write_trial(self.client, run, state, folder, parent=parent, files=self.files)
             self.seen[identity] = signature
         statuses = [state.status for state in self.states.values()]
         done, running = statuses.count("done"), statuses.count("running")
@@ -243,7 +254,8 @@ class Replay:
             status = "FINISHED" if done else "FAILED"
         ended = max((state.ended for state in self.states.values()), default=self._started())
         folder = self.store.suite_folder(self.suite.name)
-        write_parent(self.client, self.runs[SUITE], tags=tags, status=status, ended=ended, folder=folder)
+        run = self.runs[SUITE]
+        write_parent(self.client, run, tags=tags, status=status, ended=ended, folder=folder, files=self.files)
 
 
 def _signature(folder: Path) -> tuple[Any, ...]:
@@ -315,8 +327,9 @@ def unreachable(error: Exception, uri: str) -> str:
 
 
 def main(arguments: list[str]) -> None:
-    """The mirror process: OUTPUT SUITE PARENT_PID; a line or the end of stdin asks for the last sync."""
+    """The mirror process: OUTPUT SUITE PARENT_PID files|bare; a line or the end of stdin asks for the last sync."""
     output, suite, parent = Store(Path(arguments[0])), arguments[1], int(arguments[2])
+    files = arguments[3] == "files"
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
     os.nice(10)  # trials are being timed
@@ -330,7 +343,7 @@ def main(arguments: list[str]) -> None:
         if os.getppid() != parent:
             return
         try:
-            replay = replay or Replay(store=output, suite=suite, uri=tracking_uri(output))
+            replay = replay or Replay(store=output, suite=suite, uri=tracking_uri(output), files=files)
             synced = replay.update(final=last)
             updated += synced.updated
             found: dict[str, Any] = {"synced": asdict(replace(synced, updated=updated))}

@@ -103,12 +103,11 @@ class TrialFolder:
 
     def result(self) -> Result | None:
         """The result, or None when there is none, or it is damaged or of another trial."""
-        raw = read_json(self.path / "result.json")
         try:
-            result = Result.model_validate(raw) if isinstance(raw, dict) else None
-        except ValidationError:
+            result = Result.model_validate_json((self.path / "result.json").read_bytes())
+        except (OSError, ValidationError):
             return None
-        return result if result is not None and result.id == self.identity else None
+        return result if result.id == self.identity else None
 
     def stamp(self) -> str | None:
         """A digest of result.json as it is now; None when there is none."""

@@ -18,6 +18,7 @@ from rich.table import Table
 
 from harness.cli.options import (
     Address,
+    Artifacts,
     AsJson,
     DataFolder,
     Only,
@@ -62,6 +63,7 @@ def run(
         typer.Option(metavar="STATUS,…", help="Run trials again that ended so: failed, oom, diverged, timeout."),
     ] = "",
     track: Annotated[bool, typer.Option("--mlflow/--no-mlflow", help="Mirror the run into MLflow.")] = True,
+    artifacts: Artifacts = True,
     address: Address = None,
     as_json: AsJson = False,
 ) -> None:
@@ -117,6 +119,7 @@ def run(
                 checking=check if check is not None else len(left) > CHECK_ABOVE,
                 max_concurrent=max_concurrent,
                 track=track,
+                artifacts=artifacts,
                 cluster=cluster,
             )
         took = duration(display.elapsed)
@@ -289,12 +292,13 @@ def report(
 def sync(
     suite: Annotated[str, typer.Argument(help="Name or file of a suite that ran into the output folder.")],
     output: Output = Path("results"),
+    artifacts: Artifacts = True,
 ) -> None:
     """Replay a suite's results into MLflow (MLFLOW_TRACKING_URI, or the database in the output folder)."""
     from harness.store import Store
     from harness.tracking import sync as replay
 
-    typer.echo(str(replay(store=Store(output), suite=suite_name(suite))))
+    typer.echo(str(replay(store=Store(output), suite=suite_name(suite), files=artifacts)))
 
 
 @app.command()
