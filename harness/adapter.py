@@ -2,13 +2,14 @@
 
     OUTPUT/trials/ID/adapter/   adapter_model.safetensors, head.safetensors, adapter_config.json
 
-A training writes them (`pack`), harness.trained reads them (`read_card`, `unpack`, `fill`). Where HF `peft` has the
-same tuner (LoRA), it can read the first and the last onto the bare encoder, too: the tensors have its names then, and
-the card its keys beside ours.
+A training writes them (`pack`), harness.trained and harness.importing.loading read them (`load_adapter`). Where HF
+`peft` has the same tuner (LoRA), it can read the first and the last onto the bare encoder, too: the tensors have its
+names then, and the card its keys beside ours.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -17,15 +18,17 @@ from typing import Any, Literal
 
 import torch
 from pydantic import BaseModel, ConfigDict, ValidationError
+from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor, nn
 
 import harness
 from harness.build import build
-from harness.data.dataset import Dataset, PointClouds, Split
+from harness.data.dataset import Declaration
 from harness.errors import UserError
 from harness.method import Attached, Method
 from harness.models.official import renamed
+from harness.tasks import TASKS, task_of
 from harness.trial import Trial
 
 
@@ -46,32 +49,27 @@ class AdapterCard(BaseModel):
     """SHA-256 of the file that the tensors belong on; None with random weights."""
     versions: dict[str, str]
     """Of what wrote it: harness, torch."""
+    task: str = "classification"
+    details: dict[str, Any] = {}
+    """What the task must know of the dataset beside all this."""
 
-    def dataset(self) -> Dataset:
+    def dataset(self) -> Declaration:
         """The trial's dataset as far as the adapter knows it: a declaration without clouds."""
-        return _Remembered(
-            name=self.spec["dataset"]["name"],
-            version=self.spec["dataset"]["version"],
-            classes=self.classes,
-            train_items=self.train_items,
-            test_items=0,
-            points=self.stored_points,
-            up=self.up,
-            normalised=self.normalised,
-            licence="not known",
-            source="not known",
-        )
-
-
-@dataclass(frozen=True)
-class _Remembered(Dataset):
-    """A declaration read from a card; the clouds need not be on this machine."""
-
-    def missing(self, root: Path) -> str | None:
-        return f"dataset '{self.name}' is known from an adapter only; its clouds are not here"
-
-    def load(self, split: Split, root: Path) -> PointClouds:
-        raise UserError(str(self.missing(root)))
+        if self.task not in TASKS:
+            raise UserError(f"the adapter is for {self.task}, which this harness does not know: install a newer one")
+        common = {
+            "name": self.spec["dataset"]["name"],
+            "version": self.spec["dataset"]["version"],
+            "classes": self.classes,
+            "train_items": self.train_items,
+            "test_items": 0,
+            "points": self.stored_points,
+            "up": self.up,
+            "normalised": self.normalised,
+            "licence": "not known",
+            "source": "not known",
+        }
+        return TASKS[self.task].remembered(common, self.details)
 
 
 def untrained(trial: Trial, *, train_items: int) -> tuple[Attached, str | None]:
@@ -142,6 +140,8 @@ def pack(attached: Attached, trial: Trial, *, train_items: int) -> Packed:
         normalised=trial.dataset.normalised,
         base_weights=base_weights,
         versions={"harness": harness.__version__, "torch": torch.__version__},
+        task=trial.dataset.task,
+        details=task_of(trial.dataset).details(trial.dataset),
     )
     return Packed(adapter, head, card, trial.method.peft_config() or {})
 
@@ -153,6 +153,73 @@ def unpack(contents: Iterable[bytes], attached: Attached, method: Method) -> dic
     """
     ours = {called: name for name, called in file_names(tensors(attached.model), method).items()}
     return {ours.get(name, name): value for content in contents for name, value in load(content).items()}
+
+
+@dataclass(frozen=True)
+class Advice:
+    """What errors say of an adapter's files, by where these came from."""
+
+    what: str
+    """Whose they are: `trial 0123 (folder)`."""
+    vouching: str
+    """What the digests are of."""
+    absent: str
+    """Why a file may not be there."""
+    again: str
+    """How to get whole files."""
+    made_on: str
+    """How the weights that it belongs on came in: `was trained on`."""
+    base: str
+    """What to do when those are not here."""
+    changed: str
+    """Why tensors may not fit although the files are whole."""
+
+
+def load_adapter(
+    card: AdapterCard, spec: Mapping[str, Any], files: Mapping[Path, str | None], advice: Advice
+) -> tuple[Trial, Attached]:
+    """The trained model of an adapter on the CPU, and its trial; without any data.
+
+    `spec` is the trial's whole specification; `files` hold the tensors, by path, with the SHA-256 that each must have.
+    Raises UserError when a file is missing, damaged or another one, and when the base weights, or the plug-ins of the
+    method or the backbone, are not here or are others.
+    """
+    contents = [_vouched(file, digest, advice) for file, digest in files.items()]
+    try:
+        trial = Trial.from_spec(dict(spec), dataset=card.dataset())
+        attached, weights = untrained(trial, train_items=card.train_items)
+    except UserError as error:
+        raise UserError(f"{advice.what} cannot be built: {error}") from None
+    if weights != card.base_weights:
+        raise UserError(
+            f"{advice.what} {advice.made_on} other weights '{trial.backbone.weights}': SHA-256 "
+            f"{str(card.base_weights)[:12]}…, here {str(weights)[:12]}…; {advice.base}"
+        )
+    first = next(iter(files))
+    try:
+        state = unpack(contents, attached, trial.method)
+    except SafetensorError as error:
+        raise UserError(f"{first.parent}: cannot be read as safetensors: {error}; {advice.again}") from None
+    if misfit := fill(attached, state):
+        raise UserError(f"{first}: {misfit}; {advice.changed}")
+    return trial, attached
+
+
+def _vouched(file: Path, digest: str | None, advice: Advice) -> bytes:
+    """A file's bytes. Raises UserError when it is not there, or not the one that the digest is of."""
+    try:
+        content = file.read_bytes()
+    except FileNotFoundError:
+        raise UserError(f"{file}: no such file: {advice.absent}") from None
+    except OSError as error:
+        raise UserError(f"{file}: cannot be read ({error.strerror})") from None
+    found = hashlib.sha256(content).hexdigest()
+    if found != digest:
+        raise UserError(
+            f"{file}: damaged or replaced: SHA-256 {found[:12]}…, and {advice.vouching} says {str(digest)[:12]}…; "
+            f"{advice.again}"
+        )
+    return content
 
 
 def tensors(model: nn.Module) -> dict[str, Tensor]:

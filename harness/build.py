@@ -2,25 +2,28 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from harness.data.splits import Split, test_batches
-from harness.method import Attached, Task, attach
+from harness.method import Attached
 from harness.models.encoder import Encoder
 from harness.models.weights import load_weights
-from harness.trial import Seeds, Trial
+from harness.tasks import task_of
+from harness.trial import Trial
 
 
 def build(
-    trial: Trial, *, device: torch.device, train_items: int, train: Split | None = None
+    trial: Trial, *, device: torch.device, train_items: int, train: Any = None
 ) -> tuple[Attached, dict[str, str]]:
     """The attached model of a trial on a device, as it is before training, and the digest of its pre-trained weights.
 
-    Without the training clouds the frozen statistics of random weights are not set: a saved adapter brings them.
+    Without the training clouds (a split of the trial's task) the frozen statistics of random weights are not set: a
+    saved adapter brings them.
     """
-    torch.manual_seed(Seeds.of(trial.dataset.name, trial.seed).initialisation)
+    torch.manual_seed(trial.seeds.initialisation)
     encoder = trial.backbone.build(drop_path=trial.train.drop_path)
     digests: dict[str, str] = {}
     if trial.backbone.weights != "random":
@@ -28,14 +31,15 @@ def build(
     encoder.to(device)
     if train is not None and trial.backbone.weights == "random" and trial.protocol.frozen_batchnorm == "running":
         _calibrate(encoder, train, trial)
-    task = Task(classes=len(trial.dataset.classes), train_items=train_items)
-    attached = attach(trial.method, encoder, task, head=trial.backbone.head, head_dropout=trial.train.head_dropout)
+    attached = task_of(trial.dataset).attach(
+        trial, encoder, train_items=train_items, head_dropout=trial.train.head_dropout
+    )
     attached.model.to(device)
     return attached, digests
 
 
 @torch.no_grad()
-def _calibrate(encoder: Encoder, train: Split, trial: Trial) -> None:
+def _calibrate(encoder: Encoder, train: Any, trial: Trial) -> None:
     """Set the running statistics of random weights from the training clouds.
 
     Frozen batch norms with mean 0 and variance 1 would make random weights look worse than they are.
@@ -46,7 +50,7 @@ def _calibrate(encoder: Encoder, train: Split, trial: Trial) -> None:
     for norm in norms:
         norm.reset_running_stats()
         norm.momentum = None  # cumulative average over all batches
-    for _, clouds in test_batches(train, trial):
+    for _, clouds in task_of(trial.dataset).clouds(train, trial):
         encoder(clouds)
     for norm, momentum in zip(norms, momenta, strict=True):
         norm.momentum = momentum

@@ -6,9 +6,8 @@ import time
 from dataclasses import dataclass
 
 import torch
-from torch.nn import functional as F
 
-from harness.method import Task, attach
+from harness.tasks import task_of
 from harness.trial import Trial
 
 BATCH = 4
@@ -26,22 +25,18 @@ class DryStep:
 
 def dry_step(trial: Trial) -> DryStep:
     """Two forward and backward passes on random clouds. Neither data nor weights are read."""
-    count = trial.data.points
-    assert count is not None
+    task = task_of(trial.dataset)
     torch.manual_seed(0)
     try:
         encoder = trial.backbone.build(drop_path=trial.train.drop_path)
-        attached = attach(trial.method, encoder, Task(len(trial.dataset.classes), CLOUDS), head=trial.backbone.head)
-        clouds, labels = (
-            torch.rand(CLOUDS, count, 3) - 0.5,
-            torch.randint(len(trial.dataset.classes), (BATCH,)),
-        )
+        attached = task.attach(trial, encoder, train_items=CLOUDS, head_dropout=trial.train.head_dropout)
         if attached.before_training is not None:
-            attached.before_training(iter([clouds]))
+            attached.before_training(iter([task.random_batch(trial, CLOUDS).inputs[0]]))
+        batch = task.random_batch(trial, BATCH)
         attached.model.train()
         for _ in range(2):
             began = time.perf_counter()
-            F.cross_entropy(attached.model(clouds[:BATCH]), labels).backward()
+            task.loss(attached.model(*batch.inputs), batch.targets, trial.train).backward()
             seconds = time.perf_counter() - began
     except Exception as error:
         return DryStep(0.0, f"{type(error).__name__}: {error}")
@@ -50,12 +45,13 @@ def dry_step(trial: Trial) -> DryStep:
 
 
 def combination(trial: Trial) -> tuple[str, ...]:
-    """What makes one dry step differ from another: method, backbone, points, number of classes."""
+    """What makes one dry step differ from another: method, backbone, points, task, number of classes."""
     settings = (trial.method.model_dump_json(), trial.backbone.model_dump_json(exclude={"weights"}))
     return (
         trial.method_name,
         trial.backbone_name,
         *settings,
         str(trial.data.points),
+        trial.dataset.task,
         str(len(trial.dataset.classes)),
     )

@@ -43,7 +43,7 @@ def outcome(result: Result) -> str:
 def leaderboard_table(results: SuiteResults) -> Table:
     """A short leaderboard for the terminal; the reports have the intervals and all the rest."""
     datasets = list(dict.fromkeys(entry.dataset for entry in results.entries))
-    table = Table(title="accuracy in %, mean ± sd over seeds", title_justify="left", box=None, padding=(0, 2))
+    table = Table(title="accuracy in %, mean ± sd over seeds or folds", title_justify="left", box=None, padding=(0, 2))
     table.add_column("method")
     for dataset in datasets:
         table.add_column(dataset, justify="right")

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -18,7 +18,7 @@ from harness.data.augment import augmentation
 from harness.data.sampling import candidates, random_subset
 from harness.data.splits import Split, batches, test_batches
 from harness.result import Metrics
-from harness.trial import Seeds, Trial
+from harness.trial import Trial
 
 
 @dataclass(frozen=True)
@@ -45,13 +45,7 @@ class Evaluation:
         hits = self.prediction == self.label
         return float(np.mean([hits[self.label == c].mean() for c in np.unique(self.label)]))
 
-    def metrics(
-        self,
-        *,
-        validation_accuracy: float | None = None,
-        accuracy_best_on_test: float | None = None,
-        accuracy_vote: float | None = None,
-    ) -> Metrics:
+    def metrics(self) -> Metrics:
         """As results keep them."""
         return Metrics(
             accuracy=self.accuracy,
@@ -59,20 +53,28 @@ class Evaluation:
             correct=self.correct,
             total=len(self.label),
             loss=self.loss if math.isfinite(self.loss) else None,
-            validation_accuracy=validation_accuracy,
-            accuracy_best_on_test=accuracy_best_on_test,
-            accuracy_vote=accuracy_vote,
         )
+
+    def columns(self) -> dict[str, npt.NDArray[np.int16]]:
+        """As predictions.npz keeps them."""
+        return {"prediction": self.prediction.astype(np.int16), "label": self.label.astype(np.int16)}
+
+
+Item = TypeVar("Item")
+"""What processes share out: batches."""
 
 
 class Processes(Protocol):
-    """The processes that evaluate together: an Accelerator in a training, OneProcess elsewhere."""
+    """The processes that evaluate together: harness.processes.Ranks in a training, OneProcess elsewhere."""
 
     def autocast(self) -> AbstractContextManager[Any]:
         """The precision of the forward pass."""
 
+    def share(self, items: Iterable[Item]) -> Iterator[Item]:
+        """This process's part; every process gets as many, so that some items may come more than once."""
+
     def gather(self, tensors: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-        """Tensors of all processes, one after the other."""
+        """Tensors (b, ...) of all processes, one after the other; b may differ between processes."""
 
 
 @dataclass(frozen=True)
@@ -84,6 +86,10 @@ class OneProcess:
     def autocast(self) -> AbstractContextManager[Any]:
         """The precision of the forward pass."""
         return self.precision()
+
+    def share(self, items: Iterable[Item]) -> Iterator[Item]:
+        """All of them."""
+        return iter(items)
 
     def gather(self, tensors: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         """The same tensors."""
@@ -107,7 +113,7 @@ def vote(model: nn.Module, split: Split, trial: Trial, processes: Processes) -> 
     assert trial.data.points is not None and not split.sampled
     count, rule = trial.data.points, trial.data.sampling
     generator = torch.Generator(device=split.points.device)
-    generator.manual_seed(Seeds.of(trial.dataset.name, trial.seed).vote)
+    generator.manual_seed(trial.seeds.vote)
     augment = augmentation(trial.train.augment, up=trial.dataset.up)
     kept = torch.cat([candidates(clouds, count, rule) for _, clouds in batches(split.points)])
     scores = torch.zeros((), device=split.labels.device)
@@ -122,19 +128,28 @@ def _scores(
 ) -> Tensor:
     """(items, K) float32, from (indices, clouds) that hold every item at least once."""
     model.eval()
-    found: list[tuple[Tensor, Tensor]] = []
-    for indices, clouds in clouds_by_index:
+    found: list[tuple[Tensor, ...]] = []
+    for indices, clouds in processes.share(clouds_by_index):
         with processes.autocast():
             scores = model(clouds).float()
-        places, rows = processes.gather((indices, scores))
-        found.append((places, rows))
-    places, rows = torch.cat([indices for indices, _ in found]), torch.cat([scores for _, scores in found])
-    seen = torch.zeros(items, dtype=torch.bool, device=rows.device)
+        found.append(processes.gather((indices, scores)))
+    (ordered,) = in_order(found, items)
+    return ordered
+
+
+def in_order(found: Sequence[tuple[Tensor, ...]], items: int) -> list[Tensor]:
+    """(indices, values...) of many batches -> each of the values (items, ...) by index; what came twice counts once.
+
+    Raises RuntimeError if any index was missed.
+    """
+    places, *values = (torch.cat(part) for part in zip(*found, strict=True))
+    seen = torch.zeros(items, dtype=torch.bool, device=places.device)
     seen[places] = True
     if not bool(seen.all()):
         raise RuntimeError(f"evaluation missed {int((~seen).sum())} of {items} items")
-    ordered = torch.empty(items, rows.shape[1], device=rows.device)
-    ordered[places] = rows
+    ordered = [torch.empty(items, *rows.shape[1:], dtype=rows.dtype, device=rows.device) for rows in values]
+    for into, rows in zip(ordered, values, strict=True):
+        into[places] = rows
     return ordered
 
 

@@ -19,12 +19,13 @@ import torch
 from pydantic import ValidationError
 from safetensors import SafetensorError
 from safetensors.torch import load, save
-from torch import Tensor
+from torch import Tensor, nn
 
 import harness
 from harness import registry
 from harness.atomic import write_atomically
 from harness.errors import UserError
+from harness.models.backbone import Backbone
 from harness.models.head import HEADS, Classifier
 from harness.trained import TrainedTrial
 
@@ -51,8 +52,10 @@ def export(trained: TrainedTrial, path: Path) -> Exported:
     """
     if path.suffix != ".safetensors":
         raise UserError(f"{path}: the weights are written as safetensors; name the file {path.name}.safetensors")
-    model = trained.model
-    encoder = trained.trial.method.merged(copy.deepcopy(model.encoder))
+    model = trained.classifier
+    encoder: nn.Module | None = model.encoder
+    if not _is_plain(model.encoder, trained.trial.backbone):
+        encoder = trained.trial.method.merged(copy.deepcopy(model.encoder))
     if encoder is None:
         raise UserError(
             f"method '{trained.trial.method_name}' changes what the encoder computes, not only its weights, and cannot "
@@ -83,6 +86,14 @@ def export(trained: TrainedTrial, path: Path) -> Exported:
     except OSError as error:
         raise UserError(f"{error.filename or path}: cannot be written ({error.strerror or error})") from None
     return Exported(path, description, difference)
+
+
+def _is_plain(encoder: nn.Module, backbone: Backbone) -> bool:
+    """Whether an encoder has the parts that its backbone builds and no others: the method changed weights alone."""
+    with torch.device("meta"):
+        plain = backbone.build(drop_path=0.0)
+    kinds, wanted = ({name: type(part) for name, part in whole.named_modules()} for whole in (encoder, plain))
+    return kinds == wanted and encoder.state_dict().keys() == plain.state_dict().keys()
 
 
 @torch.no_grad()

@@ -1,4 +1,4 @@
-"""A fresh process for every trial, in some twenty milliseconds.
+"""A fresh process for every trial, or several that train one model together, in some twenty milliseconds each.
 
 A fork server that has imported torch and accelerate once forks one child per trial: clean random state, clean
 Accelerate, no CUDA context from the trial before. The child gets its environment as an argument (a fork server's
@@ -15,19 +15,21 @@ import pickle
 import signal
 import socket
 import sys
+import tempfile
 import threading
 import time
 from dataclasses import dataclass
 from multiprocessing import forkserver
-from multiprocessing.connection import Connection
+from multiprocessing.connection import Connection, wait
 from multiprocessing.context import ForkServerContext
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
+from harness.cleaning import scratch_prefix
 from harness.forking import without_main
 from harness.result import Result, Status
-from harness.trial_folder import CannotWrite, LeaseLost, TrialFolder, TrialWriter, failure, moment
+from harness.trial_folder import CannotWrite, LeaseLost, Onlooker, TrialFolder, TrialWriter, failure, moment
 
 if TYPE_CHECKING:
     from harness.trial import Trial
@@ -36,6 +38,8 @@ PRELOAD = ["harness.train"]
 PR_SET_PDEATHSIG = 1
 MAX_LOST = 2
 """How often a trial whose process or worker vanished is tried again."""
+LEAVING_SECONDS = 10.0
+"""How long the other processes of a trial may take to end after the first one, or after one that failed."""
 SIGN_OF_LIFE = 10.0
 """Seconds between two signs of life of a trial, for other hosts."""
 
@@ -48,6 +52,8 @@ class Errand:
     spec: dict[str, Any]
     timeout: float
     threads: int
+    processes: int
+    """How many train it together."""
     packed: bytes
     """The pickled Trial; only the trial's own process unpacks it."""
     replaces: str | None = None
@@ -64,6 +70,7 @@ class Errand:
             spec=trial.spec(),
             timeout=resources.timeout,
             threads=resources.cpus_per_process,
+            processes=1 if trial.baseline is not None else resources.processes,
             packed=pickle.dumps(trial),
             replaces=replaces,
             attempts=attempts,
@@ -124,19 +131,52 @@ def enter_child(environment: dict[str, str], threads: int, log: Path) -> None:
     torch.set_num_threads(threads)
 
 
-def _child(
-    errand: Errand, writer: TrialWriter, git: str | None, environment: dict[str, str], complaints: Connection
-) -> None:
-    enter_child(environment, errand.threads, writer.path / "log.txt")
-    from harness.train import run_trial
+@dataclass(frozen=True)
+class Place:
+    """One of the processes of a trial."""
 
+    index: int
+    count: int
+    rendezvous: Path
+    """A file by which they find each other."""
+
+    def environment(self) -> dict[str, str]:
+        """What Accelerate and DeepSpeed read; a process that is alone needs none."""
+        if self.count == 1:
+            return {}
+        index, count = str(self.index), str(self.count)
+        own = {"RANK": index, "LOCAL_RANK": index, "WORLD_SIZE": count, "LOCAL_WORLD_SIZE": count}
+        if sys.platform == "linux":
+            own["GLOO_SOCKET_IFNAME"] = "lo"  # they are on one machine, and nobody else is to hear them
+        return own
+
+
+def _child(
+    errand: Errand, place: Place, writer: TrialWriter, git: str | None, environment: dict[str, str], voice: Connection
+) -> None:
+    """In a process of a trial. `voice` tells why nothing can be written, or how one of several processes failed."""
+    enter_child(environment | place.environment(), errand.threads, writer.path / "log.txt")
+    from harness.processes import join, leave
+    from harness.train import attempt, finish
+
+    trial, first = pickle.loads(errand.packed), place.index == 0
     try:
-        writer.adopt()
-        run_trial(pickle.loads(errand.packed), writer, git=git)
+        if first:
+            writer.adopt()
+        if place.count > 1:
+            join(place.rendezvous, index=place.index, count=place.count)
+        result = attempt(trial, writer if first else Onlooker(writer.path), git=git)
+        if first and (place.count == 1 or result.status == "done"):
+            finish(trial, writer, result)
+        elif result.status != "done":
+            voice.send(result)
+            return  # leaving the group would wait for the others
     except LeaseLost as problem:
         print(problem)  # noqa: T201
     except CannotWrite as problem:
-        complaints.send(str(problem))
+        voice.send(str(problem))
+    else:
+        leave()
 
 
 def trial_environment(*, threads: int, gpus: str, data: Path) -> dict[str, str]:
@@ -151,39 +191,96 @@ def trial_environment(*, threads: int, gpus: str, data: Path) -> dict[str, str]:
 
 
 def launch(errand: Errand, writer: TrialWriter, *, data: Path, gpus: str = "", git: str | None = None) -> Result:
-    """Run a claimed trial in a fresh process and return its result; never raises for what happens inside.
+    """Run a claimed trial in fresh processes and return its result; never raises for what happens inside.
 
-    `data` is the absolute data root (HARNESS_DATA of the child). A child that dies without a result is `lost`, one
-    that outlives `resources.timeout` is killed: `timeout`. Raises LeaseLost when another process has taken the trial
-    over, CannotWrite when the results folder takes no more.
+    `data` is the absolute data root (HARNESS_DATA of the children). A process that dies without a result makes the
+    trial `lost`; processes that outlive `resources.timeout` are killed: `timeout`. Raises LeaseLost when another
+    process has taken the trial over, CannotWrite when the results folder takes no more.
     """
     _head_of_log(writer)
     environment = trial_environment(threads=errand.threads, gpus=gpus, data=data)
-    context = _context()
-    complaints, sender = context.Pipe(duplex=False)
-    process = context.Process(target=_child, args=(errand, writer, git, environment, sender), daemon=True)
-    with without_main():
-        process.start()
-    sender.close()
-    deadline = time.monotonic() + errand.timeout
-    while process.is_alive() and time.monotonic() < deadline:
-        process.join(min(SIGN_OF_LIFE, max(0.0, deadline - time.monotonic())))
-        writer.sign_of_life()
-    if process.is_alive():
-        process.kill()
-        process.join()
+    with tempfile.TemporaryDirectory(prefix=scratch_prefix()) as scratch:
+        crew = _Crew(errand, writer, git, environment, rendezvous=Path(scratch) / "rendezvous")
+        deadline = time.monotonic() + errand.timeout
+        while crew.at_work() and time.monotonic() < deadline:
+            crew.wait(min(SIGN_OF_LIFE, max(0.0, deadline - time.monotonic())))
+            writer.sign_of_life()
+        late = crew.at_work()
+        crew.end(patience=0.0 if late else LEAVING_SECONDS)
+    finished = writer.folder.result()
+    if late and finished is None:
         error = f"took longer than resources.timeout = {errand.timeout:g} s"
         return _record(errand, writer, status="timeout", error=error)
-    if complaints.poll():  # a message, or the end of the pipe
-        with contextlib.suppress(EOFError):
-            raise CannotWrite(complaints.recv())
-    finished = writer.folder.result()
+    for said in crew.said:
+        if isinstance(said, str):
+            raise CannotWrite(said)
     if finished is not None:
         return finished
-    error = f"the process ended with exit code {process.exitcode} and left no result; see log.txt"
-    if process.exitcode == -signal.SIGKILL:
+    if crew.broken is None and crew.said:  # what the others say of it is that one of them is gone
+        writer.finish(crew.said[0])
+        return crew.said[0]
+    code = crew.broken if crew.broken is not None else 0
+    error = f"the process ended with exit code {code} and left no result; see log.txt"
+    if code == -signal.SIGKILL:
         error += " (killed: by the system for want of memory, or by hand)"
     return _record(errand, writer, status="lost", error=error)
+
+
+class _Crew:
+    """The processes of a trial, as their launcher sees them."""
+
+    def __init__(
+        self, errand: Errand, writer: TrialWriter, git: str | None, environment: dict[str, str], *, rendezvous: Path
+    ) -> None:
+        self.said: list[Any] = []
+        """In the order of saying: texts of CannotWrite, results of failed processes."""
+        self.broken: int | None = None
+        """The exit code of the first process found dead by something else than its own end."""
+        self.voices: list[Connection] = []
+        self.processes: list[BaseProcess] = []
+        context = _context()
+        for index in range(errand.processes):
+            place = Place(index, errand.processes, rendezvous)
+            voice, sender = context.Pipe(duplex=False)
+            arguments = (errand, place, writer, git, environment, sender)
+            process = context.Process(target=_child, args=arguments, daemon=True)
+            with without_main():
+                process.start()
+            sender.close()
+            self.voices.append(voice)
+            self.processes.append(process)
+
+    def at_work(self) -> bool:
+        """Whether the first process goes on, and none has failed."""
+        self._look()
+        return self.processes[0].is_alive() and not self.said and self.broken is None
+
+    def wait(self, seconds: float) -> None:
+        """Until one of them ends or says something."""
+        running = [process.sentinel for process in self.processes if process.is_alive()]
+        wait([*running, *self.voices], timeout=seconds)
+
+    def end(self, *, patience: float) -> None:
+        """Give them time to end by themselves, then kill who has not."""
+        deadline = time.monotonic() + patience
+        while any(process.is_alive() for process in self.processes) and time.monotonic() < deadline:
+            self.wait(max(0.0, deadline - time.monotonic()))
+            self._look()
+        self._look()
+        for process in self.processes:
+            process.kill()
+            process.join()
+
+    def _look(self) -> None:
+        """Hear who has something to say, and see who is dead."""
+        for voice in list(self.voices):
+            with contextlib.suppress(EOFError, OSError):
+                while voice.poll():  # a message, or the end of the pipe
+                    self.said.append(voice.recv())
+                continue
+            self.voices.remove(voice)
+        codes = [process.exitcode for process in self.processes]
+        self.broken = next((code for code in (self.broken, *codes) if code), None)
 
 
 def _record(errand: Errand, writer: TrialWriter, *, status: Status, error: str) -> Result:

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from harness.models.backbone import Backbone
 from harness.models.encoder import Encoder, Renames
-from harness.models.head import HEADS, Classifier, HeadKind, Pool
+from harness.models.head import HEADS, Classifier, Headed, HeadKind, Pool
 
 Probability = Annotated[float, Field(ge=0, lt=1)]
 Trainable = nn.Module | nn.Parameter
@@ -25,10 +25,12 @@ Trainable = nn.Module | nn.Parameter
 
 @dataclass(frozen=True)
 class Task:
-    """What a method may know of the task: number of classes and of training clouds."""
+    """What a method may know of the task: number of classes and of training clouds, and what the head sees."""
 
     classes: int
     train_items: int
+    pooled: bool = True
+    """Whether the head sees tokens as `pool` says; otherwise the patch tokens alone."""
 
 
 @dataclass(frozen=True)
@@ -63,6 +65,11 @@ class Method(BaseModel, ABC):
     official_names_after: ClassVar[Renames] = ()
     """Renames applied last, where the method's official code calls parts of the encoder otherwise."""
 
+    official_aliases: ClassVar[Renames] = ()
+    """Renames for tensors that the official code's files hold twice, from the second name to the first."""
+    official_settings: ClassVar[dict[str, str | None]] = {}
+    """What published configurations call the settings: ours, or None for what the method does not depend on."""
+
     peft_names: ClassVar[Renames] = ()
     """Renames from this method's parameter names to those in HF peft's files, where it has the same tuner."""
 
@@ -84,7 +91,7 @@ class Method(BaseModel, ABC):
     def merged(self, encoder: nn.Module) -> Encoder | None:
         """The plain encoder that computes what a trained one does; None where that takes more than other weights.
 
-        `encoder` is what `adapt` returned, trained; it may be taken apart.
+        `encoder` is what `adapt` returned, trained; it may be taken apart. Not asked of one that is plain already.
         """
         return None
 
@@ -92,8 +99,9 @@ class Method(BaseModel, ABC):
         """What makes these settings, filled in, impossible on a backbone; empty when they fit."""
         return []
 
-    untold: ClassVar[tuple[str, ...]] = ()
-    """Settings that a trained model depends on, and that `sizes` cannot know for certain."""
+    def untold(self, backbone: Backbone) -> tuple[str, ...]:
+        """Settings that a trained model on a backbone depends on, and that `sizes` cannot know for certain."""
+        return ()
 
     @classmethod
     def sizes(cls, shapes: Mapping[str, Sequence[int]]) -> dict[str, Any] | None:
@@ -125,9 +133,9 @@ class Counts:
 
 @dataclass
 class Attached:
-    """A classifier with exactly its declared parameters trainable."""
+    """A model with exactly its declared parameters trainable."""
 
-    model: Classifier
+    model: Headed
     counts: Counts
     trainable: dict[str, nn.Parameter]
     """Trainable parameters by their name in the model, for messages and files."""
@@ -150,6 +158,21 @@ class Attached:
         """Names of declared parameters without a gradient after a backward pass, the dead ones aside."""
         dead = {id(parameter) for parameter in self.dead}
         return [name for name, p in self.trainable.items() if p.grad is None and id(p) not in dead]
+
+    def watch(self) -> Callable[[], list[str]]:
+        """Note from now on which declared parameters a gradient reaches; the call names the others, and ends the watch.
+
+        As `starved`, but also where gradients do not stay in `grad` (DDP's buckets, DeepSpeed).
+        """
+        dead, reached = {id(parameter) for parameter in self.dead}, set()
+        hooks = [p.register_hook(lambda _, name=name: reached.add(name)) for name, p in self.trainable.items()]
+
+        def starved() -> list[str]:
+            for hook in hooks:
+                hook.remove()
+            return [name for name, p in self.trainable.items() if name not in reached and id(p) not in dead]
+
+        return starved
 
     def changing(self) -> dict[str, Tensor]:
         """What training can change, by name: trainable parameters and all buffers."""
@@ -180,22 +203,36 @@ def _count(parameters: dict[int, nn.Parameter]) -> int:
 def attach(
     method: Method, encoder: Encoder, task: Task, *, head: HeadKind = "three_layer", head_dropout: float = 0.5
 ) -> Attached:
-    """Adapt the encoder, put the head on it, freeze all that is not declared, and count.
+    """A classifier: `attach_with` the classification head, on what the method pools.
 
-    `method` has its settings filled in (`Method.on`). Raises ValueError when it declares something twice, or something
-    that the model does not hold.
+    `method` has its settings filled in (`Method.on`). Raises ValueError where they are not, and as `attach_with` does.
     """
-    if method.pool is None:
+    pool = method.pool
+    if pool is None:
         raise ValueError(f"{type(method).__name__} has no pool: fill its settings in with `method.on(backbone)`")
+    inputs = encoder.dim * len(pool)
+
+    def classifier(adapted: nn.Module) -> Classifier:
+        layers = HEADS[head](inputs=inputs, classes=task.classes, dropout=head_dropout)
+        return Classifier(encoder=adapted, pool=pool, head=layers)
+
+    return attach_with(method, encoder, task, classifier)
+
+
+def attach_with(method: Method, encoder: Encoder, task: Task, put_head: Callable[[nn.Module], Headed]) -> Attached:
+    """Adapt the encoder, put a head on what comes of it, freeze all that is not declared, and count.
+
+    Raises ValueError when the method declares something twice, or something that the model does not hold.
+    """
     backbone = _parameters([encoder])
     adapted = method.adapt(encoder, task)
-    layers = HEADS[head](inputs=encoder.dim * len(method.pool), classes=task.classes, dropout=head_dropout)
-    model = Classifier(encoder=adapted.encoder, pool=method.pool, head=layers)
+    model = put_head(adapted.encoder)
+    head = _parameters([model.head])
 
     added, unfrozen = _parameters(adapted.added), _parameters(adapted.unfrozen)
     if added.keys() & backbone.keys() or not unfrozen.keys() <= backbone.keys():
         raise ValueError(f"{type(method).__name__} declares a backbone parameter as added, or a new one as unfrozen")
-    declared = added | unfrozen | _parameters([layers])
+    declared = added | unfrozen | head
     trainable = {name: p for name, p in model.named_parameters() if id(p) in declared}
     if len(trainable) != len(declared):
         raise ValueError(f"{type(method).__name__} declares parameters that its encoder does not hold")
@@ -205,9 +242,9 @@ def attach(
     counts = Counts(
         added=_count(added),
         unfrozen=_count(unfrozen),
-        head=_count(_parameters([layers])),
+        head=_count(head),
         trainable=_count(declared),
-        total=_count(backbone) + _count(added) + _count(_parameters([layers])),
+        total=_count(backbone) + _count(added) + _count(head),
     )
     return Attached(
         model=model,

@@ -114,6 +114,8 @@ def read_trial(folder: TrialFolder, entry: Entry, *, suite_digest: str) -> Trial
         "seed": str(entry.seed),
         "suite_digest": suite_digest,
     }
+    if entry.fold is not None:
+        tags["fold"] = str(entry.fold)
     if entry.reference:
         tags["reference"] = "true"
     name = entry.name

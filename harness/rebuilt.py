@@ -7,6 +7,7 @@ It goes by the same way as a trial's model. What drops out is switched off, as i
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -18,12 +19,14 @@ from torch.nn.modules.dropout import _DropoutNd
 from harness import registry
 from harness.build import set_training
 from harness.errors import UserError
-from harness.method import Attached, Task, attach, misfits
+from harness.method import Attached, Method, Task, attach, misfits
 from harness.models.backbone import Backbone
+from harness.models.encoder import Renames
 from harness.models.head import classification_loss
-from harness.models.official import official_name
+from harness.models.official import official_name, renamed
 from harness.models.transformer import DropPath
-from harness.recorded import Record
+from harness.recorded import NOT_NEEDED, Part, Record
+from harness.spellings import in_our_words
 
 
 class StoredQuery(nn.Module):
@@ -64,6 +67,16 @@ class Rebuilt:
         scores: Tensor = self.model(self.points[rows])
         return scores
 
+    def scores_without_memory(self, rows: Tensor) -> Tensor:
+        """The same with an empty memory bank."""
+        encoder = self.model.encoder
+        bank = encoder.get_buffer("bank")
+        encoder.register_buffer("bank", bank[:, :0])
+        try:
+            return self.scores(rows)
+        finally:
+            encoder.register_buffer("bank", bank)
+
     def backward(self) -> tuple[Tensor, Tensor]:
         """One pass in training mode, batch norms with the batch's statistics: scores and loss; leaves gradients."""
         set_training(self.model, frozen_batchnorm="batch")
@@ -79,17 +92,30 @@ class Rebuilt:
         return {self.names[ours]: parameter for ours, parameter in self.attached.trainable.items()}
 
 
+def keys_aside(record: Record) -> tuple[str, ...]:
+    """Keys of a manifest's model section that do not matter here."""
+    with torch.device("meta"):
+        return _assemble(record).aside
+
+
 @dataclass
 class _Assembled:
     attached: Attached
     query: StoredQuery | None
     names: dict[str, str]
     """Our names of parameters and buffers, and the official ones."""
+    aliases: Renames
+    """From the second names of tensors that the official code holds twice to the first."""
+    aside: tuple[str, ...]
+    """Keys of the manifest's model section that do not matter here."""
 
     def check_state(self, record: Record) -> dict[str, str]:
         """The names, when everything in the record finds its place and nothing is missing. Raises UserError."""
         own = {self.names[key]: value for key, value in self.attached.model.state_dict().items() if key in self.names}
         missing = [name for name in own if name not in record.state and not name.endswith("num_batches_tracked")]
+        for twin in [name for name in record.state if name not in own]:
+            if (first := renamed(twin, self.aliases)) in own:
+                own[twin] = own[first]
         foreign = [f"state.{name}" for name in record.state if name not in own]
         foreign += [f"bn_after_train.{name}" for name in record.buffers if name not in own]
         common = [("state", name, value) for name, value in record.state.items()]
@@ -120,10 +146,19 @@ def _alike(stored: Tensor, own: Tensor) -> bool:
 def _assemble(record: Record) -> _Assembled:
     """The model as the manifest describes it, with random weights. Raises UserError."""
     declared, head = record.manifest.model, record.manifest.model.head
-    sizes = _sizes(declared.encoder.name, record.state) | declared.encoder.settings
+    shapes = {name: tuple(value.shape) for name, value in record.state.items()}
+    kind: type[Backbone] = registry.get("backbones", declared.encoder.name)
+    way: type[Method] = registry.get("methods", declared.method.name)
+    sizes, encoder_aside = _settings(declared.encoder, kind.official_settings)
+    settings, method_aside = _settings(declared.method, way.official_settings)
+    if tuple(settings.get("pool", head.inputs)) != head.inputs:
+        raise UserError(f"model.method.pool and model.head.inputs differ: {settings['pool']}, {list(head.inputs)}")
+    with contextlib.suppress(LookupError):  # what is not told keeps its default
+        sizes = kind.sizes({renamed(name, kind.spellings): shape for name, shape in shapes.items()}) | sizes
+    with contextlib.suppress(LookupError):
+        settings = (way.sizes(shapes) or {}) | settings
     backbone = registry.configured("backbones", declared.encoder.name, sizes)
-    settings = declared.method.settings | {"pool": head.inputs}
-    method = registry.configured("methods", declared.method.name, settings).on(backbone)
+    method = registry.configured("methods", declared.method.name, settings | {"pool": head.inputs}).on(backbone)
     if problems := [*backbone.problems(record.inputs["points"].shape[1]), *misfits(method, backbone)]:
         where = f"{declared.method.name} on {declared.encoder.name}"
         raise UserError("\n".join(f"{where}: {problem}" for problem in problems))
@@ -139,16 +174,17 @@ def _assemble(record: Record) -> _Assembled:
             module.p = 0.0
     query = _remember(attached.model.encoder, record)
     own = [name for name in attached.model.state_dict() if name != "encoder.bank"]
-    return _Assembled(attached, query, {name: official_name(name, method, encoder) for name in own})
+    names = {name: official_name(name, method, encoder) for name in own}
+    aside = [*(f"encoder.{key}" for key in encoder_aside), *(f"method.{key}" for key in method_aside)]
+    return _Assembled(attached, query, names, way.official_aliases, (*aside, *(f"head.{key}" for key in head.aside)))
 
 
-def _sizes(encoder: str, state: Mapping[str, Tensor]) -> dict[str, Any]:
-    """What the state's shapes tell of an encoder; nothing where the method's code calls its parts otherwise."""
-    backbone: type[Backbone] = registry.get("backbones", encoder)
+def _settings(part: Part, spellings: Mapping[str, str | None]) -> tuple[dict[str, Any], list[str]]:
+    """A section's settings in our words, and the keys that do not matter here. Raises UserError."""
     try:
-        return backbone.sizes({name: tuple(value.shape) for name, value in state.items()})
-    except LookupError:
-        return {}
+        return in_our_words(part.settings, NOT_NEEDED | dict(spellings))
+    except ValueError as error:
+        raise UserError(f"model: {part.name}: {error}") from None
 
 
 def _remember(encoder: nn.Module, record: Record) -> StoredQuery | None:

@@ -9,15 +9,25 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
 import torch
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, FiniteFloat, NonNegativeInt, ValidationError
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    FiniteFloat,
+    NonNegativeInt,
+    ValidationError,
+    model_validator,
+)
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from harness.errors import UserError
+from harness.errors import UserError, did_you_mean
 from harness.models.head import HeadKind, Pool
+from harness.spellings import in_our_words
 
 BUNDLED = Path(__file__).parent / "fixtures"
 MAX_MANIFEST = 16 * 2**20
@@ -68,30 +78,74 @@ class EncoderPart(Part):
     drop_path: Share = 0.0
 
 
+HEAD_SPELLINGS: dict[str, str | None] = {
+    "pool": "inputs",
+    **dict.fromkeys(("cls_dim", "num_classes", "num_class"), "classes"),
+    **dict.fromkeys(("smooth", "smoothing", "label_smooth"), "label_smoothing"),
+    **dict.fromkeys(("layers", "num_layers", "type", "name", "head"), "kind"),
+    **dict.fromkeys(("hidden", "hidden_dim", "hidden_dims"), "width"),
+    **dict.fromkeys(("drop", "drop_rate", "dropout_rate", "head_dropout"), "dropout"),
+    **dict.fromkeys(("norm", "batch_norm", "batchnorm", "bn", "activation", "act")),  # the state tells, or it is fixed
+}
+"""What manifests and published configurations may call the keys of the head."""
+HEAD_KINDS: dict[Any, HeadKind] = {
+    **dict.fromkeys((1, "1", "linear"), "linear"),
+    **dict.fromkeys((2, "2", "two", "two_layers", "mlp2", "mlp-2", "mlp_2", "point_bert"), "two_layer"),
+    **dict.fromkeys((3, "3", "three", "three_layers", "mlp3", "mlp-3", "mlp_3", "point_mae"), "three_layer"),
+}
+LAST_LAYERS: dict[int, HeadKind] = {8: "three_layer", 3: "two_layer", 0: "linear"}
+"""Heads by the official number of their last layer, the longest first."""
+INPUT_SPELLINGS: dict[Any, Pool] = dict.fromkeys(("cls", "cls_token", "class_token"), "class")
+HEADS_OWN = ("cls_dim", "num_classes", "num_class", "smooth", "smoothing", "label_smooth", "label_smoothing", "head")
+"""Keys of the head that published configurations have among the encoder's."""
+NESTED = ("transformer_config", "adapter_config")
+"""Where published configurations of Point-M2AE and Point-PEFT have some of an encoder's and a method's settings."""
+NOT_NEEDED: dict[str, str | None] = dict.fromkeys(
+    (
+        *("NAME", "drop_path_rate", "drop_rate", "attn_drop_rate", "npoints", "n_points"),
+        *("mask_ratio", "mask_type", "decoder_depth", "decoder_num_heads", "decoder_depths", "decoder_dims"),
+        *("decoder_up_blocks", "loss", "transfer_type", "qkv_bias", "mlp_ratio", "norm_eps"),
+    )
+)
+"""Of published configurations: what pre-training alone uses, what drops out, and what no configuration changes."""
+
+
 class HeadPart(_Section):
     """The classification head and its loss. What drops out is switched off, so its rates do not matter."""
 
-    model_config = ConfigDict(extra="forbid")
+    model_config = ConfigDict(extra="allow")
 
     inputs: Annotated[tuple[Pool, ...], Field(min_length=1)]
     classes: Annotated[int, Field(ge=2, le=MAX_SIZE)]
     label_smoothing: Share = 0.0
     kind: HeadKind | None = None
-    layers: Literal[2, 3] | HeadKind | None = None
-    """The same in other words."""
     width: Literal[256] = 256
     dropout: Share | None = None
 
+    @model_validator(mode="before")
+    @classmethod
+    def _in_our_words(cls, given: Any) -> Any:
+        if not isinstance(given, dict):
+            return given
+        found, aside = in_our_words(given, HEAD_SPELLINGS)
+        inputs, kind = found.get("inputs"), found.get("kind")
+        if isinstance(inputs, list):
+            found["inputs"] = [INPUT_SPELLINGS.get(name, name) if isinstance(name, str) else name for name in inputs]
+        if isinstance(kind, int | str):
+            found["kind"] = HEAD_KINDS.get(kind, kind)
+        return found | {key: given[key] for key in aside}
+
+    @model_validator(mode="after")
+    def _nothing_unknown(self) -> Self:
+        unknown = [key for key in self.aside if key not in HEAD_SPELLINGS]
+        if unknown:
+            raise ValueError(f"unknown key '{unknown[0]}'; {did_you_mean(unknown[0], type(self).model_fields)}")
+        return self
+
     @property
-    def stated_kind(self) -> HeadKind | None:
-        """The kind, where one is stated."""
-        match self.kind or self.layers:
-            case 2:
-                return "two_layer"
-            case 3:
-                return "three_layer"
-            case kind:
-                return kind
+    def aside(self) -> list[str]:
+        """Keys that do not matter here."""
+        return list(self.model_extra or {})
 
 
 class ModelSection(_Section):
@@ -102,6 +156,29 @@ class ModelSection(_Section):
     encoder: EncoderPart
     method: Part
     head: HeadPart
+
+    @model_validator(mode="before")
+    @classmethod
+    def _in_their_places(cls, given: Any) -> Any:
+        """Published configurations nest some settings, and have the head's with the encoder's."""
+        if not isinstance(given, dict) or not all(isinstance(given.get(part), dict) for part in cls.model_fields):
+            return given
+        encoder, method, head = (_flat(given[part]) for part in cls.model_fields)
+        for key in [key for key in HEADS_OWN if key in encoder]:
+            value = encoder.pop(key)
+            if head.setdefault(key, value) != value:
+                raise ValueError(f"'{key}' of the encoder and of the head differ: {value}, {head[key]}")
+        return given | {"encoder": encoder, "method": method, "head": head}
+
+
+def _flat(part: dict[str, Any]) -> dict[str, Any]:
+    """A section with its nested sections' settings beside its own. Raises ValueError where two differ."""
+    nested = [value for key, value in part.items() if key in NESTED and isinstance(value, dict)]
+    found = {key: value for key, value in part.items() if key not in NESTED or not isinstance(value, dict)}
+    for key, value in (item for inner in nested for item in inner.items()):
+        if found.setdefault(key, value) != value:
+            raise ValueError(f"'{key}' is given twice, and differs: {found[key]}, {value}")
+    return found
 
 
 class OptimizerGroups(_Section):
@@ -163,12 +240,11 @@ class Record:
     @property
     def head_kind(self) -> HeadKind:
         """As the manifest says, or else as the layers in the state are counted."""
-        if (stated := self.manifest.model.head.stated_kind) is not None:
+        if (stated := self.manifest.model.head.kind) is not None:
             return stated
-        if "cls_head_finetune.8.weight" in self.state:
-            return "three_layer"
-        if "cls_head_finetune.3.weight" in self.state:
-            return "two_layer"
+        for layers, kind in LAST_LAYERS.items():
+            if f"cls_head_finetune.{layers}.weight" in self.state:
+                return kind
         raise UserError("which head it has is neither in model.head.kind nor in the state (cls_head_finetune.*)")
 
 
@@ -272,11 +348,13 @@ def _check_shapes(record: Record) -> None:
     labels = _tensor(record.inputs, "in.labels", (batch,), whole=True)
     if labels.min() < 0 or labels.max() >= classes:
         raise UserError(f"'in.labels' must be 0 to {classes - 1}, as there are {classes} classes")
-    optional = ("out.logits_eval_each_alone", "out.logits_eval_batch_reversed")
+    optional = ("out.logits_eval_each_alone", "out.logits_eval_batch_reversed", "out.logits_eval_no_cache")
     for key in ("out.logits_eval", "out.logits_train", *(key for key in optional if key[4:] in record.outputs)):
         _tensor(record.outputs, key, (batch, classes))
     if _tensor(record.outputs, "out.loss", None).numel() != 1:
         raise UserError("'out.loss' must be one number")
+    if "logits_eval_no_cache" in record.outputs and "bank" not in record.inputs:
+        raise UserError("'out.logits_eval_no_cache' is of a model without its memory bank, and there is no 'in.bank'")
     if not record.buffers:
         raise UserError("holds no 'bn_after_train.*': batch norms' statistics after a training pass")
 

@@ -6,6 +6,8 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict
 
+from harness.headline import ACCURACY, HEADLINES, Headline
+
 Status = Literal["done", "failed", "oom", "diverged", "timeout", "lost", "interrupted"]
 UNFINISHED: tuple[Status, ...] = ("lost", "interrupted")
 """Results with these statuses say that the trial is still to be run."""
@@ -28,6 +30,13 @@ class Metrics(Record):
     validation_accuracy: float | None = None
     accuracy_best_on_test: float | None = None
     accuracy_vote: float | None = None
+    instance_miou: float | None = None
+    class_miou: float | None = None
+    point_accuracy: float | None = None
+    category_miou: dict[str, float] | None = None
+    """Mean over a category's shapes, by its name; categories without shapes are left out."""
+    validation_instance_miou: float | None = None
+    instance_miou_best_on_test: float | None = None
 
 
 class Parameters(Record):
@@ -41,7 +50,7 @@ class Parameters(Record):
 
 
 class Memory(Record):
-    """Bytes."""
+    """Bytes; of a trial of several processes the largest of them, and in `_sum` all of them together."""
 
     train_peak: int | None = None
     train_reserved: int | None = None
@@ -50,6 +59,8 @@ class Memory(Record):
     total_peak: int | None = None
     estimated: int | None = None
     host_peak: int | None = None
+    train_peak_sum: int | None = None
+    host_peak_sum: int | None = None
 
 
 class Time(Record):
@@ -84,6 +95,8 @@ class Result(Record):
     id: str
     spec: dict[str, Any]
     status: Status
+    task: str = "classification"
+    """Of the dataset; says which metrics there are (harness.headline)."""
     metrics: Metrics = Metrics()
     parameters: Parameters = Parameters()
     memory: Memory = Memory()
@@ -97,3 +110,19 @@ class Result(Record):
     """One entry per attempt: started, ended, status, error."""
     error: str | None = None
     reasons: dict[str, str] = {}
+
+    @property
+    def headline(self) -> Headline:
+        """What results of this task are judged by; those of a task of a newer harness, by their accuracy."""
+        return HEADLINES.get(self.task, ACCURACY)
+
+    @property
+    def score(self) -> float | None:
+        """The headline number."""
+        value: float | None = getattr(self.metrics, self.headline.key)
+        return value
+
+
+def trial_name(method: str, backbone: str, dataset: str, *, seed: int, fold: int | None = None) -> str:
+    """For people: `lora point_mae sweethome12 seed 0`, with the fold where the dataset has some."""
+    return f"{method} {backbone} {dataset} seed {seed}" + (f" fold {fold}" if fold is not None else "")

@@ -15,16 +15,17 @@ from pathlib import Path
 
 from harness import registry
 from harness.cluster import Cluster, join
-from harness.data.dataset import combined_digest
+from harness.data.dataset import Declaration
 from harness.errors import UserError
 from harness.forking import without_main
 from harness.launch import enter_child, trial_environment
 from harness.models.weights import data_root, find_weights
 from harness.result import UNFINISHED, Result
-from harness.schedule import Job, Observer, planned_order, run_jobs
+from harness.schedule import Job, Observer, gpus_here, planned_order, run_jobs
 from harness.shared import marked
 from harness.store import Store
 from harness.suite import Suite
+from harness.tasks import task_of
 from harness.trial import Trial
 
 CHECK_ABOVE = 20
@@ -62,6 +63,16 @@ def what_is_missing(trials: Sequence[Trial]) -> list[str]:
     found = [dataset.missing(root) for dataset in datasets.values()]
     found += [find_weights(name).missing() for name in sorted(weights)]
     return [message for message in found if message]
+
+
+def check_gpus(trials: Sequence[Trial]) -> None:
+    """Refuse trials that ask for GPUs that this machine does not have: they would wait for ever. Raises UserError."""
+    wanted = max((t.resources.gpus_per_process or 0) * t.resources.processes for t in trials)
+    if wanted and wanted > (here := gpus_here()):
+        raise UserError(
+            f"resources: trials ask for {wanted} GPU and this machine has {here or 'none'}; run them where there are "
+            "some, or on the processor: --set resources.gpus_per_process=0"
+        )
 
 
 def join_cluster(address: str, trials: Sequence[Trial], store: Store) -> Cluster:
@@ -120,13 +131,12 @@ class DigestsAtHand:
         self.weights = cache(lambda name: hashlib.sha256(find_weights(name).path().read_bytes()).hexdigest())
 
     @staticmethod
-    def _data(name: str) -> str:
-        declared, root = registry.get("datasets", name), data_root()
-        return combined_digest(declared.load("train", root), declared.load("test", root))
+    def _data(dataset: Declaration) -> str:
+        return task_of(dataset).digest(dataset)
 
     def differ(self, trial: Trial, result: Result) -> bool:
         """Whether a result is stale: made with other data or weights than those at hand."""
-        if result.digests.get("data") != self.data(trial.dataset.name):
+        if result.digests.get("data") != self.data(trial.dataset):
             return True
         weights = trial.backbone.weights
         return trial.baseline is None and weights != "random" and result.digests.get("weights") != self.weights(weights)

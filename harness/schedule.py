@@ -111,7 +111,7 @@ def bundle(trial: Trial, *, gpus: int) -> dict[str, float]:
     """What a trial reserves: one bundle, as its processes live on one node."""
     wanted = trial.resources.gpus_per_process
     per_process = min(1, gpus) if wanted is None else wanted
-    processes = trial.resources.processes
+    processes = 1 if trial.baseline is not None else trial.resources.processes
     found = {"CPU": float(trial.resources.cpus_per_process * processes)}
     return found | ({"GPU": float(per_process * processes)} if per_process else {})
 
@@ -162,11 +162,9 @@ def run_jobs(
     os.environ.update(QUIET | {key: os.environ[key] for key in QUIET if key in os.environ})
     sweep_scratch()
     gpus = cluster.gpus if cluster is not None else gpus_here()
-    threads = [job.trial.resources.cpus_per_process for job in jobs]
-    if cluster is not None:
-        fitting = slots_of([bundle(job.trial, gpus=gpus) for job in jobs], cluster)
-    else:
-        fitting = max(1, (os.cpu_count() or 1) // min(threads))
+    bundles = [bundle(job.trial, gpus=gpus) for job in jobs]
+    threads = [int(reserved["CPU"]) for reserved in bundles]
+    fitting = slots_of(bundles, cluster) if cluster is not None else max(1, (os.cpu_count() or 1) // min(threads))
     slots = max_concurrent or fitting
     os.environ.setdefault("TUNE_MAX_PENDING_TRIALS_PG", str(slots + 1))
     import ray

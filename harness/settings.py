@@ -71,9 +71,10 @@ class Train(Section):
     more than `epochs` is run (docs/protocol.md)."""
     clip_norm: Positive = 10.0
     """Gradients are clipped to this global norm."""
-    augment: Literal["none", "scale_translate", "rotate", "scale_rotate"] = "scale_translate"
+    augment: Literal["none", "scale_translate", "rotate", "scale_rotate", "scale_shift"] = "scale_translate"
     """Of training clouds: a scale and a shift per axis, a turn about the vertical axis, or a slight scale per axis and
-    one turn for the whole batch (Point-PEFT's for PB_T50_RS)."""
+    one turn for the whole batch (Point-PEFT's for PB_T50_RS). `scale_shift`: one scale per cloud and a slight shift
+    (the papers' for part segmentation)."""
     drop_path: Fraction = 0.1
     """Largest probability of leaving out a block's branch; it grows from 0 with depth."""
     head_dropout: Fraction = 0.5
@@ -102,6 +103,9 @@ class Protocol(Section):
     number beside the accuracy (the papers': 10)."""
     frozen_batchnorm: Literal["batch", "running"] = "batch"
     """Batch norms without trainable parameters: batch statistics, as the papers' code does, or running ones."""
+    batchnorm: Annotated[Literal["local", "global"], Field(exclude_if=lambda kind: kind == "local")] = "local"
+    """Batch statistics of a trial of several processes: each takes those of its own rows, or all those of the whole
+    batch. Part of the identity where it is `global`."""
 
 
 class Data(Section):
@@ -109,20 +113,26 @@ class Data(Section):
 
     points: PositiveInt | None = None
     """Points per cloud; the backbone's own number when not given."""
-    sampling: Literal["random", "fps"] = "random"
-    """`random`: a random subset, fixed at test. `fps`: the papers' farthest points, then a random subset."""
+    sampling: Literal["random", "fps", "resample"] = "random"
+    """`random`: a random subset, fixed at test. `fps`: the papers' farthest points, then a random subset.
+    `resample`: each point drawn anew, some twice (the papers' for part segmentation, and only there)."""
+
+
+Strategy = Literal["ddp", "zero1", "zero2", "zero3"]
 
 
 class Resources(Section):
     """What a trial runs on. Precision, processes and strategy are part of its identity, the rest is not."""
 
-    processes: Annotated[int, Field(ge=1, le=1)] = 1
-    """Several processes a trial are not built yet."""
+    processes: Annotated[int, Field(ge=1, le=1024)] = 1
+    """That train one model together, on one node; `train.batch_size` stays that of all of them."""
     gpus_per_process: Annotated[int, Field(ge=0, le=1)] | None = None
     """One where the machine has a GPU, none elsewhere, unless given."""
     cpus_per_process: PositiveInt = 1
     """Also the number of threads."""
-    strategy: Literal["ddp"] = "ddp"
+    strategy: Strategy = "ddp"
+    """How several processes share the work: each holds all (DDP), or DeepSpeed divides optimiser states (`zero1`),
+    gradients too (`zero2`), parameters too (`zero3`)."""
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
     gpus: Literal["exclusive"] = "exclusive"
     timeout: Duration = 43200.0

@@ -23,7 +23,7 @@ from pydantic import ValidationError
 from harness.atomic import read_json, write_atomically
 from harness.errors import UserError
 from harness.holder import Holder, myself
-from harness.result import Result
+from harness.result import Result, trial_name
 from harness.trial_folder import TrialFolder
 
 LISTED = 5
@@ -41,11 +41,12 @@ class Entry:
     seed: int
     reference: bool
     result: Result | None
+    fold: int | None = None
 
     @property
     def name(self) -> str:
         """For people: `lora point_mae sweethome12 seed 0`."""
-        return f"{self.method} {self.backbone} {self.dataset} seed {self.seed}"
+        return trial_name(self.method, self.backbone, self.dataset, seed=self.seed, fold=self.fold)
 
 
 @dataclass(frozen=True)
@@ -114,7 +115,7 @@ class Store:
         command: Sequence[str] = (),
         chosen: Sequence[str] = (),
     ) -> None:
-        """Keep the suite and the list of its trials: {id, method, backbone, dataset, seed, reference}.
+        """Keep the suite and the list of its trials: {id, method, backbone, dataset, seed, fold, reference}.
 
         `command` are the arguments of the run, less its selections; `chosen` the trials that these leave. This
         process is remembered as the run's.

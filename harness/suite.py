@@ -6,8 +6,9 @@ The format is documented in docs/suite.md. Expansion reads declarations only: no
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from itertools import product
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -15,10 +16,12 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from harness import registry
 from harness.baselines import BASELINES
+from harness.data.dataset import Declaration
 from harness.errors import Problem, SuiteError, UserError, did_you_mean
 from harness.method import misfits
 from harness.models.weights import find_weights
 from harness.settings import Data, Protocol, Resources, Train
+from harness.tasks import TASKS, task_of
 from harness.trial import Keep, Trial
 from harness.yaml_source import Source, YamlPath, parse_settings, read_yaml
 
@@ -31,8 +34,13 @@ SECTIONS: dict[str, type[BaseModel]] = {
 }
 SETTABLE = (*SECTIONS, "method", "backbone")
 NotEmpty = Field(min_length=1, json_schema_extra={"uniqueItems": True})
+Indices = Annotated[int, Field(ge=1, le=1000)] | Annotated[list[Annotated[int, Field(ge=0)]], NotEmpty]
 FACETS = ("method", "dataset", "backbone")
 MAX_TRIALS = 100_000
+
+
+When = dict[Literal["method", "dataset", "backbone"], str | list[str]]
+"""Labels by facet, one or a list: the combinations that have them all."""
 
 
 class Override(BaseModel):
@@ -40,7 +48,7 @@ class Override(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
-    when: dict[Literal["method", "dataset", "backbone"], str | list[str]] = {}
+    when: When = {}
     """Labels, one or a list; every trial when not given."""
     set: Annotated[dict[str, Any], Field(min_length=1)]
     """Keys as in `train.epochs`, `method.rank`."""
@@ -70,10 +78,12 @@ class SuiteFile(BaseModel):
     """Names the results folder and the MLflow experiment."""
     description: str = ""
     """What this compares."""
-    seeds: Annotated[int, Field(ge=1, le=1000)] | Annotated[list[Annotated[int, Field(ge=0)]], NotEmpty]
+    seeds: Indices
     """How many (3 is 0, 1, 2), or which."""
     datasets: Annotated[list[str], NotEmpty]
     """Names, as `harness list datasets` shows them."""
+    folds: Indices | None = None
+    """Of datasets that come in folds: how many (3 is 0, 1, 2), or which; all when not given."""
     backbones: Annotated[dict[Name, dict[str, Any] | None], Field(min_length=1)]
     """Label: settings; `backbone` among them when the label is not a backbone's name."""
     methods: Annotated[dict[Name, dict[str, Any] | None], Field(min_length=1)]
@@ -86,6 +96,8 @@ class SuiteFile(BaseModel):
     """What stays of a finished trial beside its result: the adapter, nothing, or the last checkpoint too."""
     references: dict[Name, Reference] = {}
     """Rows that are no methods, to put the numbers in proportion."""
+    exclude: list[Annotated[When, Field(min_length=1)]] = []
+    """Combinations that are left out: labels of methods, datasets, backbones, one or a list."""
     overrides: list[Override] = []
     """Settings for some trials only, in order; later ones win."""
 
@@ -104,16 +116,17 @@ class Suite(BaseModel):
     trials: tuple[Trial, ...]
 
     def only(self, selections: Sequence[str]) -> tuple[Trial, ...]:
-        """Trials picked by `key=value[,value]` selections; keys are method, dataset, backbone, seed."""
+        """Trials picked by `key=value[,value]` selections; keys are method, dataset, backbone, seed, fold."""
         chosen = self.trials
         for selection in selections:
             key, _, values = selection.partition("=")
             wanted = [value.strip() for value in values.split(",") if value.strip()]
-            if key not in (*FACETS, "seed") or not wanted:
+            if key not in (*FACETS, "seed", "fold") or not wanted:
                 raise UserError(
-                    f"--only {selection}: expected KEY=VALUE[,VALUE] with KEY one of method, dataset, backbone, seed"
+                    f"--only {selection}: expected KEY=VALUE[,VALUE] with KEY one of "
+                    "method, dataset, backbone, seed, fold"
                 )
-            known = {str(trial.label(key)) for trial in self.trials}
+            known = {str(label) for trial in self.trials if (label := trial.label(key)) is not None}
             for value in wanted:
                 if value not in known:
                     raise UserError(
@@ -123,6 +136,32 @@ class Suite(BaseModel):
         if not chosen:
             raise UserError(f"--only {' --only '.join(selections)} leaves no trial")
         return chosen
+
+
+def indices(asked: int | list[int]) -> list[int]:
+    """A number as the indices below it; a list as it is."""
+    return list(range(asked)) if isinstance(asked, int) else asked
+
+
+def matches(when: When, labels: Mapping[str, str]) -> bool:
+    """Whether a combination has the labels that are asked for."""
+    return all(labels[facet] in ([names] if isinstance(names, str) else names) for facet, names in when.items())
+
+
+def _misshared(train: Train, resources: Resources) -> Iterator[tuple[str, str]]:
+    """What keeps the processes of a trial from sharing its batches: the field, and why."""
+    size, processes = train.batch_size, resources.processes
+    if size % processes or size < 2 * processes:
+        yield "train.batch_size", f"{size} does not divide among {processes} processes into parts of at least two"
+    if resources.strategy != "ddp" and processes == 1:
+        yield "resources.strategy", f"{resources.strategy} divides among processes; set resources.processes above 1"
+
+
+def _folds(file: SuiteFile, dataset: Declaration) -> Sequence[int | None]:
+    """The folds of a dataset that a suite asks for; None, once, where the dataset has none."""
+    if not dataset.folds:
+        return [None]
+    return indices(file.folds if file.folds is not None else dataset.folds)
 
 
 def shipped_suites() -> dict[str, Path]:
@@ -260,8 +299,8 @@ class _Resolver:
         for index, name in enumerate(data.get("datasets") or [] if isinstance(data.get("datasets"), list) else []):
             if isinstance(name, str) and name not in registry.names("datasets"):
                 self._problem(("datasets", index), f"datasets.{index}", registry.explain_unknown("datasets", name))
-            elif isinstance(name, str) and (task := registry.get("datasets", name).task) != "classification":
-                hint = "suites train on classification; `harness data list` shows what each dataset is for"
+            elif isinstance(name, str) and (task := registry.get("datasets", name).task) not in TASKS:
+                hint = f"suites train on {', '.join(TASKS)}; `harness data list` shows what each dataset is for"
                 self._problem(("datasets", index), f"datasets.{index}", f"'{name}' is for {task}; {hint}")
         for kind in ("methods", "backbones"):
             entries = data.get(kind)
@@ -300,23 +339,26 @@ class _Resolver:
                 )
             if label in file.methods:
                 self._problem(path, ".".join(path), "a method has this label already")
-        for field in ("datasets", "seeds"):
+        self._check_folds(file)
+        for field in ("datasets", "seeds", "folds"):
             values = getattr(file, field)
             if isinstance(values, list):
                 for index, value in enumerate(values):
                     if value in values[:index]:
                         self._problem((field, index), f"{field}.{index}", f"'{value}' is listed twice")
         labels = {"method": list(file.methods), "dataset": file.datasets, "backbone": list(file.backbones)}
-        for index, override in enumerate(file.overrides):
-            for facet, wanted in override.when.items():
+        conditions: list[tuple[YamlPath, When]] = [
+            (("exclude", index), when) for index, when in enumerate(file.exclude)
+        ]
+        conditions += [(("overrides", index, "when"), override.when) for index, override in enumerate(file.overrides)]
+        for condition, when in conditions:
+            for facet, wanted in when.items():
                 for value in [wanted] if isinstance(wanted, str) else wanted:
                     if value not in labels[facet]:
-                        place: YamlPath = ("overrides", index, "when", facet)
-                        self._problem(
-                            place,
-                            ".".join(map(str, place)),
-                            f"no {facet} '{value}' in this suite; {did_you_mean(value, labels[facet])}",
-                        )
+                        hint = did_you_mean(value, labels[facet])
+                        place: YamlPath = (*condition, facet)
+                        self._problem(place, ".".join(map(str, place)), f"no {facet} '{value}' in this suite; {hint}")
+        for index, override in enumerate(file.overrides):
             for key in override.set:
                 place = ("overrides", index, "set", key)
                 if (problem := _unsettable(key)) is not None:
@@ -324,6 +366,17 @@ class _Resolver:
         for key in self.settings:
             if "." in key and (problem := _unsettable(key)) is not None:
                 self.problems.append(Problem(f"--set {key}", None, "", problem))
+
+    def _check_folds(self, file: SuiteFile) -> None:
+        if file.folds is None:
+            return
+        found = {name: registry.get("datasets", name) for name in file.datasets if name in registry.names("datasets")}
+        having = {name: found.folds for name, found in found.items() if found.folds}
+        if not having:
+            self._problem(("folds",), "folds", "no dataset of this suite comes in folds; remove it")
+        for name, count in having.items():
+            if (highest := max(indices(file.folds))) >= count:
+                self._problem(("folds",), "folds", f"{name} has the folds 0 to {count - 1}, and no fold {highest}")
 
     def _check_sections(self, data: Mapping[str, Any]) -> None:
         """Check every section as it stands when trials cannot be resolved, so that nobody mends in rounds."""
@@ -342,18 +395,22 @@ class _Resolver:
     # Trials
 
     def _trials(self, file: SuiteFile) -> list[Trial]:
-        seeds = list(range(file.seeds)) if isinstance(file.seeds, int) else file.seeds
-        size = len(file.datasets) * len(file.backbones) * len(file.methods) * len(seeds)
+        seeds = indices(file.seeds)
+        folds = {dataset: _folds(file, registry.get("datasets", dataset)) for dataset in file.datasets}
+        size = sum(map(len, folds.values())) * len(file.backbones) * len(file.methods) * len(seeds)
         if size > MAX_TRIALS:
             self._problem((), "", f"{size:,} trials; at most {MAX_TRIALS:,} fit one suite")
             return []
         trials: list[Trial] = []
-        for dataset in file.datasets:
-            for backbone in file.backbones:
-                for method in file.methods:
-                    first = self._trial(file, dataset=dataset, backbone=backbone, method=method)
-                    if first is not None:
-                        trials += [first.with_seed(seed) for seed in seeds]
+        for dataset, backbone, method in product(file.datasets, file.backbones, file.methods):
+            labels = {"method": method, "dataset": dataset, "backbone": backbone}
+            if any(matches(when, labels) for when in file.exclude):
+                continue
+            first = self._trial(file, labels)
+            if first is not None:
+                trials += [first.at_fold(fold).with_seed(seed) for fold in folds[dataset] for seed in seeds]
+        if not trials and not self.problems:
+            self._problem(("exclude",), "exclude", "leaves no trial")
         if not self.problems:
             self._refuse_twins(trials)
             for label, reference in file.references.items():
@@ -371,7 +428,7 @@ class _Resolver:
         layers: list[tuple[dict[str, Any], YamlPath]] = [
             (override.set, ("overrides", index, "set"))
             for index, override in enumerate(file.overrides)
-            if all(labels[f] in ([w] if isinstance(w, str) else w) for f, w in override.when.items())
+            if matches(override.when, labels)
         ]
         layers.append(({k: v for k, v in self.settings.items() if "." in k}, ("--set",)))
         for changes, place in layers:
@@ -381,8 +438,8 @@ class _Resolver:
                 origins[section][field] = (*place, key)
         return values, origins
 
-    def _trial(self, file: SuiteFile, *, dataset: str, backbone: str, method: str) -> Trial | None:
-        labels = {"method": method, "dataset": dataset, "backbone": backbone}
+    def _trial(self, file: SuiteFile, labels: Mapping[str, str]) -> Trial | None:
+        method, dataset, backbone = labels["method"], labels["dataset"], labels["backbone"]
         values, origins = self._settings_for(file, labels)
         before = len(self.problems)
         sections = {name: self._model(model, values[name], (name,), origins[name]) for name, model in SECTIONS.items()}
@@ -413,6 +470,8 @@ class _Resolver:
             self._problem(("backbones", backbone), f"backbones.{backbone}", f"{message} ({dataset})")
         for message in misfits(settings.on(encoder), encoder):
             self._problem(("methods", method), f"methods.{method}", f"{message} (on {backbone})")
+        for field, message in _misshared(sections["train"], sections["resources"]):
+            self._problem(tuple(field.split(".")), field, f"{message} ({method} on {dataset})")
         if sections["protocol"].selection == "validation" and not sections["protocol"].validation_fraction:
             self._problem(
                 ("protocol", "selection"),
@@ -421,7 +480,7 @@ class _Resolver:
             )
         if len(self.problems) > before:
             return None
-        return Trial(
+        trial = Trial(
             method_label=method,
             backbone_label=backbone,
             method_name=method_name,
@@ -435,6 +494,10 @@ class _Resolver:
             resources=sections["resources"],
             keep=file.keep,
         )
+        for field, message in task_of(declaration).problems(trial):
+            path = ("backbones", backbone) if field == "backbone" else tuple(field.split("."))
+            self._problem(path, ".".join(path), f"{message} ({dataset})")
+        return trial if len(self.problems) == before else None
 
     def _check_weights(self, encoder: Any, backbone_name: str, path: tuple[str, ...]) -> None:
         try:
@@ -451,6 +514,10 @@ class _Resolver:
         found: dict[str, Trial] = {}
         for trial in trials:
             if reference.baseline is not None:
+                if not task_of(trial.dataset).baselines:
+                    why = f"baselines are for classification, and {trial.dataset.name} is for {trial.dataset.task}"
+                    self._problem(("references", label), f"references.{label}", why)
+                    break
                 twin = replace(trial, method_label=label, baseline=reference.baseline, seed=0, reference=True)
             elif trial.method_label == reference.method and not trial.reference:
                 backbone = trial.backbone.model_copy(update={"weights": reference.weights})
@@ -466,7 +533,7 @@ class _Resolver:
         first: dict[str, Trial] = {}
         for trial in trials:
             twin = first.setdefault(trial.identity, trial)
-            if twin is not trial and trial.seed == twin.seed:
+            if twin is not trial:
                 self._problem(
                     ("methods", trial.method_label),
                     f"methods.{trial.method_label}",

@@ -20,7 +20,6 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
-from accelerate import Accelerator
 from torch import Tensor
 
 from harness.adapter import pack as pack_adapter
@@ -28,18 +27,19 @@ from harness.baselines import BASELINES
 from harness.build import build, set_training
 from harness.checkpoint import NotResumable, Pace, Progress, Streams, pack, resume
 from harness.data.augment import augmentation
-from harness.data.sampling import train_points
-from harness.data.splits import Split, at_test, load_splits, test_batches
+from harness.data.splits import Split, load_splits, test_batches
 from harness.errors import UserError
-from harness.evaluation import Evaluation, evaluate, vote
+from harness.evaluation import Evaluation
+from harness.headline import others
 from harness.measure.environment import code_digest, cpu_name, environment, libraries
 from harness.measure.memory import NO_GPU, NOT_YET, MemoryWindow
 from harness.measure.steps import StepTimer
-from harness.models.head import classification_loss
 from harness.optimizer import AdamW
+from harness.processes import Ranks, accelerator_for
 from harness.result import Memory as MemoryRecord
 from harness.result import Parameters, Result, Status, Storage, Time
 from harness.settings import Train
+from harness.tasks import task_of
 from harness.trial import Seeds, Trial
 from harness.trial_folder import (
     ADAPTER,
@@ -48,11 +48,15 @@ from harness.trial_folder import (
     CHECKPOINT,
     CannotWrite,
     LeaseLost,
+    Onlooker,
     TrialWriter,
     failure,
 )
 
 MINIMUM_RATE = 1e-6
+GPU_PEAKS = ("train_peak", "train_reserved", "eval_peak", "total_peak")
+ONLY_GPU = (*GPU_PEAKS, "device", "train_peak_sum")
+"""Numbers of result.json's `memory` that are of a GPU."""
 
 
 class Diverged(Exception):
@@ -62,7 +66,17 @@ class Diverged(Exception):
 def run_trial(trial: Trial, writer: TrialWriter, *, git: str | None = None) -> Result:
     """Run a trial in this process and write its result; a failure is a result too.
 
-    Goes on from a checkpoint where one fits. Raises LeaseLost or CannotWrite, after which nothing has been finished.
+    Raises LeaseLost or CannotWrite, after which nothing has been finished.
+    """
+    result = attempt(trial, writer, git=git)
+    finish(trial, writer, result)
+    return result
+
+
+def attempt(trial: Trial, writer: TrialWriter | Onlooker, *, git: str | None = None) -> Result:
+    """A trial up to its result, which is still to be written; from a checkpoint on where one fits.
+
+    The processes of a trial all do this, each with a part of every batch. Raises LeaseLost or CannotWrite.
     """
     status: Status
     try:
@@ -72,10 +86,15 @@ def run_trial(trial: Trial, writer: TrialWriter, *, git: str | None = None) -> R
     except Exception as problem:
         status, error = _failure_class(problem)
         result = failure(trial.identity, trial.spec(), status=status, error=error)
+    result.task = trial.dataset.task
     result.reasons = explain_nulls(result)
+    return result
+
+
+def finish(trial: Trial, writer: TrialWriter, result: Result) -> None:
+    """Write an attempt's result, and drop what the suite does not keep. Raises LeaseLost or CannotWrite."""
     drop = {"all": (), "adapter": (CHECKPOINT,), "none": (CHECKPOINT, ADAPTER, ADAPTER_HEAD)}[trial.keep]
     writer.finish(result, drop=drop if result.status == "done" else ())
-    return result
 
 
 def _failure_class(problem: Exception) -> tuple[Status, str]:
@@ -97,10 +116,11 @@ def explain_nulls(result: Result) -> dict[str, str]:
     """Why each number that is null is null, for those that nothing has explained yet."""
     reasons = dict(result.reasons)
     default = f"the trial ended as {result.status}" if result.status != "done" else NOT_YET
-    special = {
-        "metrics.accuracy_best_on_test": "recorded only with selection: paper",
-        "metrics.accuracy_vote": "no voting was asked for",
-        "metrics.validation_accuracy": "no validation split was asked for",
+    headline = result.headline
+    special = {f"metrics.{key}": f"not a number of {result.task}" for key in others(headline)} | {
+        f"metrics.{headline.best_on_test}": "recorded only with selection: paper",
+        f"metrics.{headline.vote}": "no voting was asked for",
+        f"metrics.{headline.validation}": "no validation split was asked for",
     }
     for section in ("metrics", "parameters", "memory", "time", "compute", "storage"):
         for key, value in getattr(result, section).model_dump().items():
@@ -142,29 +162,30 @@ SCHEDULES: dict[str, Callable[[Train, int, int], float]] = {"cosine": _cosine, "
 class Training:
     """A trial's training: everything it holds from epoch to epoch. Use once: `Training(trial, writer).run(git)`."""
 
-    def __init__(self, trial: Trial, writer: TrialWriter) -> None:
+    def __init__(self, trial: Trial, writer: TrialWriter | Onlooker) -> None:
         self.began = time.perf_counter()
         self.trial, self.writer, self.settings = trial, writer, trial.train
-        precision = trial.resources.precision
-        self.accelerator = Accelerator(mixed_precision="no" if precision == "fp32" else precision)
-        self.device = self.accelerator.device
-        self.train, test, validation, data_digest = load_splits(trial, self.device)
+        self.accelerator = accelerator_for(trial)
+        self.ranks, self.device = Ranks(self.accelerator), self.accelerator.device
+        self.task = task_of(trial.dataset)
+        self.train, test, validation, data_digest = self.task.load(trial, self.device)
         if len(self.train) < self.settings.batch_size:
             raise UserError(
                 f"{trial.dataset.name} has {len(self.train)} training clouds, "
                 f"fewer than train.batch_size {self.settings.batch_size}"
             )
-        self.test = at_test(test, trial)
-        self.validation = at_test(validation, trial) if validation is not None else None
+        self.test = self.task.at_test(test, trial)
+        self.validation = self.task.at_test(validation, trial) if validation is not None else None
         self.voted = test if trial.protocol.vote else None
         self.steps = len(self.train) // self.settings.batch_size
         self.attached, digests = build(trial, device=self.device, train_items=len(self.train), train=self.train)
         self.digests = digests | {"data": data_digest}
         groups = self.attached.optimizer_groups(self.settings.weight_decay)
         optimizer = AdamW(groups, lr=self.settings.learning_rate, fused=True)
-        self.model, self.optimizer = self.accelerator.prepare(self.attached.model, optimizer)
+        self.starved = self.attached.watch()
+        self.model, self.optimizer = self.ranks.prepare(self.attached, optimizer, batchnorm=trial.protocol.batchnorm)
         self.augment = augmentation(self.settings.augment, up=trial.dataset.up)
-        seeds = Seeds.of(trial.dataset.name, trial.seed)
+        seeds = trial.seeds
         self.order = torch.Generator().manual_seed(seeds.order)
         self.noise = torch.Generator(device=self.device).manual_seed(seeds.augmentation)
         self.streams = Streams(order=self.order, noise=self.noise, device=self.device)
@@ -191,7 +212,7 @@ class Training:
             if str(reason):
                 print(f"starting anew: {reason}")  # noqa: T201
             if self.attached.before_training is not None:
-                self.attached.before_training(clouds for _, clouds in test_batches(self.train, self.trial))
+                self.attached.before_training(clouds for _, clouds in self.task.clouds(self.train, self.trial))
             self.streams.seed(seeds.dropout)
         self.writer.begin(epochs=self.settings.passes, resumed=progress.epoch or None)
         return progress
@@ -223,7 +244,8 @@ class Training:
             if pace.due():
                 clock = time.perf_counter()
                 self.progress.seconds = earlier + clock - self.began
-                self._checkpoint()
+                if self.ranks.first:
+                    self._checkpoint()
                 pace.wrote(time.perf_counter() - clock)
         self.memory.end_training()
         return self._finish(git, earlier)
@@ -231,9 +253,10 @@ class Training:
     def _epoch(self, epoch: int) -> dict[str, Any]:
         """One pass over the training clouds; returns its line of metrics.jsonl."""
         settings, batch_size = self.settings, self.settings.batch_size
-        count, rule = self.trial.data.points, self.trial.data.sampling
-        assert count is not None
         set_training(self.model, frozen_batchnorm=self.trial.protocol.frozen_batchnorm)
+        if self.ranks.count > 1:  # dropout is each process's own, and a resumed one finds it again
+            own = np.random.SeedSequence([self.trial.seeds.dropout, epoch, self.ranks.index]).generate_state(1)
+            self.streams.seed(int(own[0]))
         shuffled = torch.randperm(len(self.train), generator=self.order).to(self.device)
         losses = torch.zeros((), device=self.device)
         for batch in range(self.steps):
@@ -243,41 +266,41 @@ class Training:
             for group in self.optimizer.param_groups:
                 group["lr"] = rate
             rows = shuffled[batch * batch_size : (batch + 1) * batch_size]
-            clouds = self.augment(train_points(self.train.points[rows], count, rule, self.noise), self.noise)
+            seen = self.task.batch(self.train, rows, self.trial, self.augment, self.noise).part(self.ranks.part)
             self.timer.data_ready()
             with self.accelerator.autocast():
-                scores = self.model(clouds)
-                loss = classification_loss(scores, self.train.labels[rows], label_smoothing=settings.label_smoothing)
+                loss = self.task.loss(self.model(*seen.inputs), seen.targets, settings)
             self.optimizer.zero_grad()
             self.accelerator.backward(loss)
-            if step == 0 and (starved := self.attached.starved()):
+            if step == 0 and (starved := self.starved()):
                 raise RuntimeError(f"declared trainable, but without a gradient: {', '.join(starved)}")
             self.accelerator.clip_grad_norm_(self.attached.trainable.values(), settings.clip_norm)
             self.optimizer.step()
             losses += loss.detach()
             self.timer.stop()
             self.memory.after_step()
-        mean = losses.item() / self.steps
+        self.ranks.take_buffers_of_first(self.attached.model)
+        mean = self.ranks.mean(losses).item() / self.steps
         if not math.isfinite(mean):
             raise Diverged(f"the training loss became {mean} in epoch {epoch}; lower train.learning_rate")
         return {"epoch": epoch, "time": time.time(), "train/loss": mean, "train/rate": rate}
 
     def _validate(self, epoch: int, row: dict[str, Any]) -> None:
         """What the protocol asks of an epoch: the best model so far by validation, or the papers' best on test."""
-        selection = self.trial.protocol.selection
+        selection, number = self.trial.protocol.selection, self.task.headline.key
         if selection == "paper":  # chooses nothing: the number goes into a column of its own
-            row["test/accuracy"] = self._accuracy(self.test)
-            self.progress.best_on_test = max(self.progress.best_on_test or 0.0, row["test/accuracy"])
+            score = row[f"test/{number}"] = self._score(self.test)
+            self.progress.best_on_test = max(self.progress.best_on_test or 0.0, score)
         choosing = selection == "validation"
         if self.validation is None or not (choosing or epoch + 1 == self.settings.passes):
             return
-        accuracy = row["validation/accuracy"] = self._accuracy(self.validation)
-        if choosing and (self.progress.best is None or accuracy > self.progress.best):
-            self.progress.best, self.best = accuracy, self.attached.snapshot()
+        score = row[f"validation/{number}"] = self._score(self.validation)
+        if choosing and (self.progress.best is None or score > self.progress.best):
+            self.progress.best, self.best = score, self.attached.snapshot()
 
-    def _accuracy(self, split: Split) -> float:
+    def _score(self, split: Any) -> float:
         self.memory.end_training()
-        return evaluate(self.model, split, self.trial, self.accelerator).accuracy
+        return self.task.score(self.task.evaluate(self.model, split, self.trial, self.ranks))
 
     def _checkpoint(self) -> None:
         self.progress.times, self.progress.peaks = self.timer.times(), self.memory.peaks()
@@ -294,39 +317,37 @@ class Training:
 
     def _finish(self, git: str | None, earlier: float) -> Result:
         """The chosen model on the test split, and everything that the result says."""
-        trial, memory = self.trial, self.memory
+        trial, task, memory = self.trial, self.task, self.memory
         if self.best is not None:
             self.attached.restore(self.best)
         memory.begin_evaluation()
         clock = time.perf_counter()
-        outcome = evaluate(self.model, self.test, trial, self.accelerator)
+        outcome = task.evaluate(self.model, self.test, trial, self.ranks)
         evaluation_time = time.perf_counter() - clock
         memory.end_evaluation()
-        host_peak = memory.host_peak  # before what is no part of training or evaluation: votes, making the adapter
-        ballot = vote(self.model, self.voted, trial, self.accelerator) if self.voted is not None else None
-        self.writer.write_predictions(
-            prediction=outcome.prediction, label=outcome.label, vote=ballot.prediction if ballot is not None else None
-        )
+        peaks = {key: getattr(memory, key) for key in (*GPU_PEAKS, "host_peak")}
+        shared = self.ranks.numbers(peaks)  # before what is no part of training or evaluation: votes, the adapter
+        ballot = task.vote(self.model, self.voted, trial, self.ranks) if self.voted is not None else None
+        votes = {} if ballot is None else {"vote": ballot.columns()["prediction"]}
+        self.writer.write_predictions({**outcome.columns(), **votes})
         size = self._save_adapter()
         times = self.timer.median()
-        keys = ("train_peak", "train_reserved", "device", "eval_peak", "total_peak")
-        chosen = self.progress.best if self.best is not None else self.progress.row.get("validation/accuracy")
+        headline = task.headline
+        last = self.progress.row.get(f"validation/{headline.key}")
+        beside = {
+            headline.validation: self.progress.best if self.best is not None else last,
+            headline.best_on_test: self.progress.best_on_test,
+        } | ({headline.vote: task.score(ballot)} if ballot is not None else {})
         return Result(
             id=trial.identity,
             spec=trial.spec(),
             status="done",
-            metrics=outcome.metrics(
-                validation_accuracy=chosen,
-                accuracy_best_on_test=self.progress.best_on_test,
-                accuracy_vote=ballot.accuracy if ballot is not None else None,
-            ),
+            task=trial.dataset.task,
+            metrics=outcome.metrics().model_copy(update=beside),
             parameters=Parameters(**asdict(self.attached.counts)),
             memory=MemoryRecord(
-                train_peak=memory.train_peak,
-                train_reserved=memory.train_reserved,
-                eval_peak=memory.eval_peak,
-                total_peak=memory.total_peak,
-                host_peak=host_peak,
+                **{key: max(values) for key, values in shared.items() if values},
+                **{f"{key}_sum": sum(shared[key] or ()) or None for key in ("train_peak", "host_peak")},
             ),
             time=Time(
                 step=times.step if times else None,
@@ -341,7 +362,7 @@ class Training:
                 self.device, precision=trial.resources.precision, threads=torch.get_num_threads(), git=git
             ),
             digests=self.digests,
-            reasons={} if self.device.type == "cuda" else {f"memory.{key}": NO_GPU for key in keys},
+            reasons={} if self.device.type == "cuda" else {f"memory.{key}": NO_GPU for key in ONLY_GPU},
         )
 
     def _save_adapter(self) -> int:
@@ -354,7 +375,7 @@ class Training:
         return len(packed.adapter) + len(packed.head)
 
 
-def _baseline(trial: Trial, writer: TrialWriter, git: str | None) -> Result:
+def _baseline(trial: Trial, writer: TrialWriter | Onlooker, git: str | None) -> Result:
     """A reference that trains nothing (harness.baselines), on the clouds that the encoder would see at test."""
     began = time.perf_counter()
     assert trial.baseline is not None
@@ -366,7 +387,7 @@ def _baseline(trial: Trial, writer: TrialWriter, git: str | None) -> Result:
 
     prediction = BASELINES[trial.baseline](seen(train), train.labels.numpy(), seen(test))
     outcome = Evaluation(prediction, test.labels.numpy(), math.nan)
-    writer.write_predictions(prediction=outcome.prediction, label=outcome.label)
+    writer.write_predictions(outcome.columns())
     nothing = "a baseline trains nothing"
     sections = {"parameters": Parameters, "memory": MemoryRecord, "storage": Storage}
     reasons = {f"{name}.{key}": nothing for name, record in sections.items() for key in record().model_dump()}

@@ -10,7 +10,6 @@ the report speaks of, or an error says why it cannot be.
 from __future__ import annotations
 
 import contextlib
-import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -21,22 +20,23 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from pydantic import ValidationError
-from safetensors import SafetensorError
 from torch import Tensor
 
 from harness import registry
-from harness.adapter import fill, read_card, unpack, untrained
+from harness.adapter import Advice, load_adapter, read_card
 from harness.atomic import read_json
-from harness.data.dataset import Dataset
+from harness.data.dataset import Declaration
 from harness.data.reading import read_files
 from harness.data.sampling import test_points
-from harness.data.splits import EVALUATION_BATCH, load_split
+from harness.data.splits import EVALUATION_BATCH
 from harness.errors import UserError
-from harness.evaluation import Evaluation, OneProcess, evaluate
-from harness.models.head import Classifier
+from harness.evaluation import OneProcess
+from harness.models.head import Classifier, Headed
 from harness.models.weights import data_root
 from harness.result import UNFINISHED, Result
 from harness.store import Store
+from harness.tasks import Outcome, task_of
+from harness.tasks.definition import listed
 from harness.trial import Trial, identity_of
 from harness.trial_folder import ADAPTER, ADAPTER_CARD, ADAPTER_HEAD, TrialFolder
 
@@ -57,13 +57,14 @@ class FilePrediction:
 
 @dataclass(frozen=True)
 class TrainedModel(ABC):
-    """A model that tells classes of clouds: a trial's, or an imported one."""
+    """A trained model: a trial's, or an imported one. `predict` and `embed` are for classes of whole clouds."""
 
-    model: Classifier
+    model: Headed
     """In evaluation mode: points (B, N, 3) float32 on its device -> scores (B, K) before the softmax. It takes the
-    points as they are; `predict` chooses among them first, as the trial's evaluation did."""
+    points as they are; `predict` chooses among them first, as the trial's evaluation did. One for part segmentation
+    takes points and categories (B,) int64 -> scores (B, N, parts)."""
     classes: tuple[str, ...]
-    """Names of the K classes, in the order of the scores."""
+    """Names of the K classes, in the order of the scores; for part segmentation, of the categories."""
     trial: Trial
     """Method, backbone and data as the model has them. The dataset is a declaration: its clouds may be elsewhere."""
 
@@ -80,7 +81,18 @@ class TrainedModel(ABC):
     @property
     @abstractmethod
     def told(self) -> dict[str, float]:
-        """Accuracies on its own dataset, 0 to 1, by who says so."""
+        """Headline numbers on its own dataset, 0 to 1, by who says so."""
+
+    @property
+    def classifier(self) -> Classifier:
+        """The model, where it tells classes of clouds. Raises UserError where it does not."""
+        if not isinstance(self.model, Classifier):
+            task = self.trial.dataset.task
+            raise UserError(
+                f"{self.name} ({self.title}) is for {task}: it tells no class of a cloud, and needs more than points; "
+                "`harness evaluate` judges it, and docs/use_a_trained_model.md says how to call it from Python"
+            )
+        return self.model
 
     @property
     def points(self) -> int:
@@ -102,11 +114,11 @@ class TrainedModel(ABC):
         trial's evaluation would choose, in the trial's precision. Raises ValueError for other shapes, fewer points
         than `points`, NaN and infinity.
         """
-        return self._batched(self.model, points).double().softmax(1)
+        return self._batched(self.classifier, points).double().softmax(1)
 
     def embed(self, points: Tensor | npt.ArrayLike) -> Tensor:
         """What the head sees of clouds: (N, 3) or (B, N, 3) -> (B, F) float32 on the CPU. Otherwise as `predict`."""
-        return self._batched(self.model.features, points)
+        return self._batched(self.classifier.features, points)
 
     def predict_files(self, paths: Sequence[str | Path]) -> list[FilePrediction]:
         """Class probabilities of the clouds in files (.ply .off .obj .xyz .npy .h5), in the files' order.
@@ -115,6 +127,7 @@ class TrainedModel(ABC):
         as a cloud of that dataset has, or all when there are fewer, but at least `points`. It is read in a process of
         its own. A file that cannot be used is refused with a reason, and the others are predicted.
         """
+        _ = self.classifier  # or nothing need be read
         files = [Path(path) for path in paths]
         dataset = self.trial.dataset
         outcomes = list(read_files(files, points=dataset.points, least=self.points, normalised=dataset.normalised))
@@ -129,16 +142,20 @@ class TrainedModel(ABC):
             for index, (path, outcome) in enumerate(zip(files, outcomes, strict=True))
         ]
 
-    def evaluate(self, dataset: str | None = None) -> Evaluation:
+    def evaluate(self, dataset: str | None = None) -> Outcome:
         """The model on the test split of a dataset, its own when none is named, as a trial's end evaluates.
 
         Raises UserError when the clouds are not here, hold fewer points than the model sees, or have other classes.
         """
-        declared: Dataset = registry.get("datasets", dataset or self.trial.dataset.name)
+        declared: Declaration = registry.get("datasets", dataset or self.trial.dataset.name)
+        if self.trial.fold is not None and declared.folds:
+            declared = declared.with_fold(self.trial.fold)
+        if task_of(declared) is not task_of(self.trial.dataset):
+            raise UserError(f"dataset '{declared.name}' is for {declared.task}; the model, {self.trial.dataset.task}")
         if declared.classes != self.classes:
             raise UserError(
-                f"dataset '{declared.name}' has other classes than the model: {_listed(declared.classes)}; "
-                f"the model tells {_listed(self.classes)}"
+                f"dataset '{declared.name}' has other classes than the model: {listed(declared.classes)}; "
+                f"the model tells {listed(self.classes)}"
             )
         if declared.points < self.points:
             raise UserError(
@@ -146,7 +163,9 @@ class TrainedModel(ABC):
             )
         if problem := declared.missing(data_root()):
             raise UserError(problem)
-        return evaluate(self.model, load_split(declared, "test", self.device), self.trial, OneProcess(self._precision))
+        task = task_of(declared)
+        test = task.load_test(declared, self.device)
+        return task.evaluate(self.model, test, self.trial, OneProcess(self._precision))
 
     @torch.no_grad()
     def _batched(self, function: Callable[[Tensor], Tensor], points: Tensor | npt.ArrayLike) -> Tensor:
@@ -201,17 +220,12 @@ class TrainedTrial(TrainedModel):
     @property
     def told(self) -> dict[str, float]:
         """What the trial's result says."""
-        accuracy = self.result.metrics.accuracy
-        return {} if accuracy is None else {"recorded": accuracy}
+        return {} if self.result.score is None else {"recorded": self.result.score}
 
     @property
     def spec(self) -> dict[str, Any]:
         """The trial's resolved specification."""
         return self.result.spec
-
-
-def _listed(classes: Sequence[str]) -> str:
-    return f"{len(classes)} ({', '.join(classes[:3])}{', …' if len(classes) > 3 else ''})"
 
 
 def load_trial(
@@ -229,29 +243,22 @@ def load_trial(
     place = usable_device(device)
     path = _find(trial, Path(output))
     result = _result(path)
-    contents = [_content(path / file, result.digests.get(name)) for name, file in FILES.items()]
     card = read_card(path / ADAPTER_CARD)
     if (card.trial, card.spec, card.base_weights) != (result.id, result.spec, result.digests.get("weights")):
         raise UserError(f"{path / ADAPTER_CARD}: is not of trial {result.id}; get the whole folder again")
-    try:
-        resolved = Trial.from_spec(result.spec, dataset=card.dataset())
-        attached, weights = untrained(resolved, train_items=card.train_items)
-    except UserError as error:
-        raise UserError(f"trial {result.id} ({path}) cannot be built: {error}") from None
-    if weights != card.base_weights:
-        raise UserError(
-            f"trial {result.id} ({path}) was trained on other weights '{resolved.backbone.weights}': SHA-256 "
-            f"{str(card.base_weights)[:12]}…, here {str(weights)[:12]}…; put those in place that it was trained on"
-        )
-    try:
-        state = unpack(contents, attached, resolved.method)
-    except SafetensorError as error:
-        raise UserError(f"{path / ADAPTER.parent}: cannot be read as safetensors: {error}") from None
-    if misfit := fill(attached, state):
-        raise UserError(
-            f"{path / ADAPTER}: {misfit}; method '{resolved.method_name}' or the harness has changed since then, "
-            "without saying so in its version"
-        )
+    files = {path / file: result.digests.get(name) for name, file in FILES.items()}
+    method = result.spec["method"]["name"]
+    advice = Advice(
+        what=f"trial {result.id} ({path})",
+        vouching="result.json",
+        absent="the suite says `keep: none`, or it was removed; say `keep: adapter` and run the trial again into "
+        "another --output",
+        again="get it again, or run the trial again into another --output",
+        made_on="was trained on",
+        base="put those in place that it was trained on",
+        changed=f"method '{method}' or the harness has changed since then, without saying so in its version",
+    )
+    resolved, attached = load_adapter(card, result.spec, files, advice)
     return TrainedTrial(attached.model.to(place).eval(), card.classes, resolved, result)
 
 
@@ -303,23 +310,3 @@ def _result(path: Path) -> Result:
             "choose the trial of a method"
         )
     return result
-
-
-def _content(file: Path, recorded: str | None) -> bytes:
-    """A file's bytes. Raises UserError when it is not there, or not the one that the trial wrote."""
-    try:
-        content = file.read_bytes()
-    except FileNotFoundError:
-        raise UserError(
-            f"{file}: no such file: the suite says `keep: none`, or it was removed; "
-            "say `keep: adapter` and run the trial again into another --output"
-        ) from None
-    except OSError as error:
-        raise UserError(f"{file}: cannot be read ({error.strerror})") from None
-    digest = hashlib.sha256(content).hexdigest()
-    if digest != recorded:
-        raise UserError(
-            f"{file}: damaged or replaced: SHA-256 {digest[:12]}…, and result.json says "
-            f"{str(recorded)[:12]}…; get it again, or run the trial again into another --output"
-        )
-    return content

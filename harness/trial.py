@@ -11,11 +11,12 @@ import numpy as np
 from pydantic import ValidationError
 
 from harness import registry
-from harness.data.dataset import Dataset
+from harness.data.dataset import Declaration
 from harness.errors import UserError
 from harness.method import Method
 from harness.models.backbone import Backbone
 from harness.models.weights import find_weights, weights_version
+from harness.result import trial_name
 from harness.settings import Data, Protocol, Resources, Train
 
 SPEC_FORMAT = 1
@@ -42,7 +43,7 @@ class Trial:
     method: Method
     backbone_name: str
     backbone: Backbone
-    dataset: Dataset
+    dataset: Declaration
     train: Train
     protocol: Protocol
     data: Data
@@ -60,7 +61,7 @@ class Trial:
         object.__setattr__(self, "method", self.method.on(self.backbone))
 
     @classmethod
-    def from_spec(cls, spec: dict[str, Any], *, dataset: Dataset | None = None) -> Self:
+    def from_spec(cls, spec: dict[str, Any], *, dataset: Declaration | None = None) -> Self:
         """The trial of a resolved specification: equal identity, plug-ins' names as labels.
 
         `dataset` stands in for one that is not on this machine. Raises UserError for a baseline, which has no model,
@@ -77,7 +78,7 @@ class Trial:
                 method=_plugin("methods", spec["method"]).model_validate(spec["method"]["settings"]),
                 backbone_name=names["backbone"],
                 backbone=_plugin("backbones", spec["backbone"]).model_validate(spec["backbone"]["settings"]),
-                dataset=dataset if dataset is not None else _plugin("datasets", spec["dataset"]),
+                dataset=dataset if dataset is not None else _dataset(spec["dataset"]),
                 train=Train.model_validate(spec["train"]),
                 protocol=Protocol.model_validate(spec["protocol"]),
                 data=Data.model_validate(spec["data"]),
@@ -99,20 +100,41 @@ class Trial:
         """The same trial with another seed."""
         return replace(self, seed=seed)
 
-    def label(self, facet: str) -> str | int:
-        """What the suite calls this trial's method, backbone, dataset or seed."""
+    def at_fold(self, fold: int | None) -> Self:
+        """The same trial on another fold of its dataset; itself for None."""
+        return self if fold is None else replace(self, dataset=self.dataset.with_fold(fold))
+
+    def label(self, facet: str) -> str | int | None:
+        """What the suite calls this trial's method, backbone, dataset, seed or fold."""
         labels: dict[str, str | int] = {
             "method": self.method_label,
             "backbone": self.backbone_label,
             "dataset": self.dataset.name,
             "seed": self.seed,
         }
-        return labels[facet]
+        if self.fold is not None:
+            labels["fold"] = self.fold
+        return labels.get(facet)
+
+    @property
+    def fold(self) -> int | None:
+        """Which fold of its dataset; None where that has none."""
+        return self.dataset.fold
 
     @property
     def name(self) -> str:
         """For people: `lora point_mae sweethome12 seed 0`."""
-        return f"{self.method_label} {self.backbone_label} {self.dataset.name} seed {self.seed}"
+        return trial_name(self.method_label, self.backbone_label, self.dataset.name, seed=self.seed, fold=self.fold)
+
+    @property
+    def split_name(self) -> str:
+        """Dataset and fold, which the random streams are drawn from with the seed index."""
+        return self.dataset.name + (f" fold {self.fold}" if self.fold is not None else "")
+
+    @property
+    def seeds(self) -> Seeds:
+        """The random streams."""
+        return Seeds.of(self.split_name, self.seed)
 
     def row(self) -> dict[str, Any]:
         """Identity and the suite's labels, as suite.json and `harness plan` list a trial."""
@@ -122,14 +144,16 @@ class Trial:
             "backbone": self.backbone_label,
             "dataset": self.dataset.name,
             "seed": self.seed,
+            "fold": self.fold,
             "reference": self.reference,
         }
 
     def spec(self) -> dict[str, Any]:
         """The resolved specification, as result.json holds it. Reading it back gives the same trial."""
+        fold = {"fold": self.fold} if self.fold is not None else {}
         common: dict[str, Any] = {
             "format": SPEC_FORMAT,
-            "dataset": {"name": self.dataset.name, "version": self.dataset.version},
+            "dataset": {"name": self.dataset.name, "version": self.dataset.version} | fold,
             "data": self.data.model_dump(mode="json"),
         }
         if self.baseline is not None:
@@ -150,6 +174,12 @@ class Trial:
     def identity(self) -> str:
         """16 hexadecimal digits: the hash of the specification. Names the trial's folder."""
         return identity_of(self.spec())
+
+
+def _dataset(wanted: dict[str, Any]) -> Declaration:
+    """The dataset that a specification names, at its fold."""
+    found: Declaration = _plugin("datasets", wanted)
+    return found.with_fold(wanted["fold"]) if "fold" in wanted else found
 
 
 def _plugin(kind: registry.Kind, wanted: dict[str, Any]) -> Any:

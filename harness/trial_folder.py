@@ -18,7 +18,7 @@ import json
 import os
 import secrets
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from hashlib import sha256
@@ -296,17 +296,10 @@ class TrialWriter:
         with self._writing(), (self.path / "metrics.jsonl").open("a") as file:
             file.write(json.dumps(row) + "\n")
 
-    def write_predictions(
-        self,
-        *,
-        prediction: npt.NDArray[np.integer],
-        label: npt.NDArray[np.integer],
-        vote: npt.NDArray[np.integer] | None = None,
-    ) -> None:
-        """Per-item test predictions, ordered by item index, and those by vote where there was one; int16."""
-        columns = {"prediction": prediction, "label": label} | ({"vote": vote} if vote is not None else {})
+    def write_predictions(self, columns: Mapping[str, npt.NDArray[np.integer]]) -> None:
+        """Per-item test predictions and labels, ordered by item index, and those by vote where there was one."""
         content = io.BytesIO()
-        np.savez_compressed(content, allow_pickle=False, **{name: c.astype(np.int16) for name, c in columns.items()})
+        np.savez_compressed(content, allow_pickle=False, **columns)
         self.write_file("predictions.npz", content.getvalue())
 
     def write_file(self, name: str | Path, content: bytes | str) -> None:
@@ -325,6 +318,28 @@ class TrialWriter:
             (self.path / "running.json").unlink(missing_ok=True)
             for name in drop:
                 (self.path / name).unlink(missing_ok=True)
+
+
+@dataclass(frozen=True)
+class Onlooker:
+    """What a trial's other processes get in place of a TrialWriter: they read the folder, and write nothing."""
+
+    path: Path
+
+    def begin(self, *, epochs: int, resumed: int | None) -> None:
+        """Nothing."""
+
+    def progress(self, done: int) -> None:
+        """Nothing."""
+
+    def log_metrics(self, row: dict[str, Any]) -> None:
+        """Nothing."""
+
+    def write_predictions(self, columns: Mapping[str, npt.NDArray[np.integer]]) -> None:
+        """Nothing."""
+
+    def write_file(self, name: str | Path, content: bytes | str) -> None:
+        """Nothing."""
 
 
 def failure(

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from harness.errors import UserError
 from harness.optimizer import AdamW
-from harness.rebuilt import Rebuilt
+from harness.rebuilt import Rebuilt, keys_aside
 from harness.recorded import Record, read_record
 
 DType = Literal["float32", "float64"]
@@ -55,12 +55,28 @@ class Check:
         return self.error <= self.tolerance
 
 
-def verify(file: Path, *, device: str = "cpu", dtype: DType = "float32") -> list[Check]:
+@dataclass(frozen=True)
+class Verified:
+    """What became of a record."""
+
+    checks: tuple[Check, ...]
+    aside: tuple[str, ...]
+    """Keys of the manifest's model section that do not matter for this."""
+
+    @property
+    def passed(self) -> bool:
+        """Whether all checks did."""
+        return all(check.passed for check in self.checks)
+
+
+def verify(file: Path, *, device: str = "cpu", dtype: DType = "float32") -> Verified:
     """All checks of one manifest. Raises UserError when it cannot be run: a bad file, or a model that is not ours."""
     if device == "cuda" and not torch.cuda.is_available():
         raise UserError("--device cuda: torch sees no CUDA device here; use --device cpu")
     try:
-        return list(checks(read_record(file), device=torch.device(device), dtype=DTYPES[dtype]))
+        record = read_record(file)
+        found = tuple(checks(record, device=torch.device(device), dtype=DTYPES[dtype]))
+        return Verified(found, keys_aside(record))
     except UserError as error:
         raise UserError("\n".join(f"{file}: {line}" for line in str(error).splitlines())) from None
     except Exception as error:  # a stranger's settings and shapes, in whatever plug-in they name
@@ -136,6 +152,10 @@ def _evaluation(model: Rebuilt) -> list[Check]:
     rows = torch.arange(len(model.points))
     found = [Check("eval logits", _distance(model.scores(rows), outputs["logits_eval"]), EVAL_LOGITS)]
     alone, reverse = outputs.get("logits_eval_each_alone"), outputs.get("logits_eval_batch_reversed")
+    bankless = outputs.get("logits_eval_no_cache")
+    if bankless is not None:
+        ours = model.scores_without_memory(rows)
+        found.append(Check("eval logits, without memory", _distance(ours, bankless), EVAL_LOGITS))
     if alone is not None:
         ours = torch.cat([model.scores(row) for row in rows.split(1)])
         found.append(Check("eval logits, each cloud alone", _distance(ours, alone), EVAL_LOGITS))

@@ -28,8 +28,3 @@ class BitFit(Method):
             if isinstance(module, nn.Linear | nn.LayerNorm | _BatchNorm) and module.bias is not None
         ]
         return Adapted(encoder, unfrozen=[*encoder.class_parameters, *biases])
-
-    def merged(self, encoder: nn.Module) -> Encoder:
-        """The encoder itself."""
-        assert isinstance(encoder, Encoder)
-        return encoder

@@ -109,7 +109,9 @@ class DAPT(Method):
         (r"\.adapter\.(down|up)\.", r".Adapter_MLP.\1_proj."),
         (r"\.adapter\.scale\.", ".Adapter_MLP.scale."),
     )
-    untold = ("pool",)
+    official_settings = {"drop_adapter_rate": "adapter_dropout"} | dict.fromkeys(
+        ("class_token", "prompt_token", "patch_token")  # they say what the head sees: `pool`
+    )
     rank: PositiveInt = 64
     adapter_dropout: Probability = 0.0
     pool: Annotated[tuple[Pool, ...], Field(min_length=1)] = ("class", "prompt_mean", "patch_max")
@@ -124,6 +126,10 @@ class DAPT(Method):
         parts: dict[int, tuple[Pool, ...]] = {1: ("class",), 2: ("class", "patch_max")}
         seen = shapes.get("cls_head_finetune.0.weight", (0, 0))[1] // dim
         return {"rank": rank} | ({"pool": parts[seen]} if seen in parts else {})
+
+    def untold(self, backbone: Backbone) -> tuple[str, ...]:
+        """What the head sees, where it sees two things."""
+        return ("pool",)
 
     def problems(self, backbone: Backbone) -> list[str]:
         """Hierarchical encoders: internal prompts go from block to block, and there tokens are made anew between."""
@@ -144,7 +150,7 @@ class DAPT(Method):
         )
         added = [m for m in adapted.modules() if isinstance(m, ScaleShift | DynamicAdapter)]
         # The last block's prompt goes to the head alone; where the head reads no prompts, its gradient is zero.
-        read = any(name.startswith("prompt_") for name in self.pool)
+        read = task.pooled and any(name.startswith("prompt_") for name in self.pool)
         return Adapted(
             adapted,
             added=added,

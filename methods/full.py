@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from torch import nn
-
 from harness.method import Adapted, Method, Task
 from harness.models.encoder import Encoder
 
@@ -22,8 +20,3 @@ class Full(Method):
     def adapt(self, encoder: Encoder, task: Task) -> Adapted:
         """The encoder as it is; all of it trains."""
         return Adapted(encoder, unfrozen=[encoder])
-
-    def merged(self, encoder: nn.Module) -> Encoder:
-        """The encoder itself."""
-        assert isinstance(encoder, Encoder)
-        return encoder

@@ -7,7 +7,8 @@ a maximum over the patches turn the patch tokens into a prompt, which stands beh
 
 from __future__ import annotations
 
-from typing import Annotated
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Any, ClassVar
 
 import torch
 from pydantic import Field, NonNegativeInt, PositiveInt
@@ -87,12 +88,40 @@ class PromptingBlock(nn.Module):
 class IDPT(Method):
     """A prompt from a graph network over the patch tokens, before one block; class token and position train too."""
 
+    official_names = (
+        *((rf"^blocks\.\d+\.prompt\.convs\.{i}\.linear\.", f"blocks.cls.conv{i + 1}.0.") for i in range(3)),
+        *((rf"^blocks\.\d+\.prompt\.convs\.{i}\.norm\.", f"blocks.cls.bn{i + 1}.") for i in range(3)),
+        (r"^blocks\.\d+\.prompt\.linear\.", "blocks.cls.conv5.0."),
+        (r"^blocks\.\d+\.prompt\.norm\.", "blocks.cls.bn5."),
+        (r"^blocks\.\d+\.position$", "prompt_pos"),
+        (r"\.block\.", "."),
+    )
+    official_aliases = ((r"^blocks\.cls\.conv(\d)\.1\.", r"blocks.cls.bn\1."),)
+    official_settings: ClassVar[dict[str, str | None]] = {
+        "prompt_layer": "prompt_block",
+        "prompt_module": None,
+        "cls_type": None,
+    }
+
     pool: Annotated[tuple[Pool, ...], Field(min_length=1)] = ("class", "prompt_max", "patch_max")
     """There is one prompt. Official `cls_type`: this is `all`; `promptonly`, of OBJ_BG, is the prompt alone."""
     prompt_block: NonNegativeInt | None = None
     """Index of the block that gets the prompt, from 0; the last one when not given. Officially 11, 6 for OBJ_ONLY."""
     neighbours: PositiveInt = 20
     """Of every patch in the graph, itself included; never more than there are patches."""
+
+    def untold(self, backbone: Backbone) -> tuple[str, ...]:
+        """Which block has the prompt; and what the head sees, where it sees two things."""
+        return ("pool", "prompt_block")
+
+    @classmethod
+    def sizes(cls, shapes: Mapping[str, Sequence[int]]) -> dict[str, Any] | None:
+        """What the head sees, by its number of inputs; two parts are `promptcls` or `pointcls`, taken for the first."""
+        if "prompt_pos" not in shapes or "blocks.cls.conv5.0.weight" not in shapes:
+            return None
+        parts: dict[int, tuple[Pool, ...]] = {1: ("prompt_max",), 2: ("class", "prompt_max")}
+        seen = shapes["cls_head_finetune.0.weight"][1] // shapes["prompt_pos"][-1]
+        return {"pool": parts[seen]} if seen in parts else {}
 
     def problems(self, backbone: Backbone) -> list[str]:
         """Hierarchical encoders, whose tokens of one level are not those of the next; a block that is not there."""

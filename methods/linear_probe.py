@@ -6,8 +6,6 @@ The field's tables call this "linear probing" although their head has three laye
 
 from __future__ import annotations
 
-from torch import nn
-
 from harness.method import Adapted, Method, Task
 from harness.models.encoder import Encoder
 
@@ -18,8 +16,3 @@ class LinearProbe(Method):
     def adapt(self, encoder: Encoder, task: Task) -> Adapted:
         """The encoder as it is; none of it trains."""
         return Adapted(encoder)
-
-    def merged(self, encoder: nn.Module) -> Encoder:
-        """The encoder itself."""
-        assert isinstance(encoder, Encoder)
-        return encoder

@@ -10,6 +10,7 @@ training cloud. What a block becomes is in methods/point_peft_block.py.
 from __future__ import annotations
 
 import copy
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import fields, replace
 from typing import Any, ClassVar, Self
@@ -40,6 +41,9 @@ from methods.point_peft_block import (
     misaligned,
     neighbourhoods,
 )
+
+PUBLISHED_PROMPT_LAYERS = 6
+"""Blocks with prompts of a plain encoder in the published code, however deep it is."""
 
 
 class Query(nn.Module):
@@ -114,8 +118,14 @@ class PointPEFTEncoder(nn.Module):
         self.bank.copy_(F.normalize(features, dim=1).T)
 
     @torch.no_grad()
-    def remember(self, query: Tensor) -> Tensor:
-        """Query features (B, C) -> (B, 2 + k, C): query, softmax-weighted sum of its k nearest columns, the columns."""
+    def remember(self, patches: Groups) -> Tensor | None:
+        """(B, 2 + k, C): query feature, softmax-weighted sum of its k nearest columns of the bank, the columns.
+
+        None of a bank without columns, which is the published code's way without memory: prompts are the learned ones.
+        """
+        if not self.bank.shape[1]:
+            return None
+        query = self.query(patches)  # (B, C)
         scores, indices = (F.normalize(query, dim=1) @ self.bank).topk(self.neighbours, dim=1)
         nearest = self.bank.T[indices]  # (B, k, C)
         mixture = (scores.softmax(1)[..., None] * nearest).sum(1)
@@ -136,7 +146,7 @@ class PointPEFTEncoder(nn.Module):
         patches = self.encoder.patches(points)
         tokens = self.encoder.embed(patches)
         state: dict[str, Any] = {field.name: getattr(tokens, field.name) for field in fields(Tokens)}
-        local, memory = self.groupings(points, patches), self.remember(self.query(patches))
+        local, memory = self.groupings(points, patches), self.remember(patches)
         return self.encoder.transform(PromptedTokens(**state, local=local, memory=memory), keep)
 
 
@@ -175,6 +185,14 @@ class HierarchicalPointPEFT(PointPEFTEncoder):
         return (*found, neighbourhoods(patches.centers, last, prompts_are_rows=cloud is not None))
 
 
+def _ranks_by_level(adapter: str, shapes: Mapping[str, Sequence[int]]) -> dict[str, int]:
+    """Ranks of an adapter in the published code, by what the names of a level's blocks begin with."""
+    found = (
+        (re.fullmatch(rf"(.+)\.blocks\.\d+\.{adapter}\.ln1\.weight", name), shape) for name, shape in shapes.items()
+    )
+    return {match[1]: shape[0] for match, shape in found if match}
+
+
 class PointPEFT(Method):
     """Bank-enriched prompts, two adapters and local aggregation in the blocks; biases train too."""
 
@@ -199,6 +217,13 @@ class PointPEFT(Method):
         (r"^blocks((?:\.\d+)?)\.blocks\.\d+\.local\.attention\.norm\.", r"blocks\1.norm3."),
         (r"^blocks((?:\.\d+)?)\.blocks\.\d+\.local\.attention\.", r"blocks\1.attn1."),
     )
+    official_settings: ClassVar[dict[str, str | None]] = {
+        "adapter_dim": "adapter_rank",
+        "adapter_drop_path_rate": "adapter_dropout",
+        "if_half": None,
+        "hd_s1": None,
+        "if_maxmean": None,
+    }
     hierarchical_defaults: ClassVar[dict[str, Any]] = {"prompts": 16, "bank_neighbours": 14, "propagate": 0.2}
 
     version: ClassVar[int] = 2
@@ -233,23 +258,31 @@ class PointPEFT(Method):
         left = {k: v for k, v in self.hierarchical_defaults.items() if k not in self.model_fields_set}
         return self.model_copy(update=left | ({} if self.pool else {"pool": pool}))
 
-    untold = ("adapter_scale", "prompt_layers", "propagate", "center", "query_groups")
+    def untold(self, backbone: Backbone) -> tuple[str, ...]:
+        """Constants of the published code; a hierarchical encoder has gates, and prompts in all blocks."""
+        shared = ("propagate", "center")
+        return shared if backbone.hierarchical else ("adapter_scale", "prompt_layers", *shared, "query_groups")
 
     @classmethod
     def sizes(cls, shapes: Mapping[str, Sequence[int]]) -> dict[str, Any] | None:
         """Widths and numbers of what is added; that it is the published code, quirks and all."""
-        block = "blocks.blocks.0."
-        if "prompt_cor" not in shapes or f"{block}prompt_embeddings" not in shapes:
+        ranks = _ranks_by_level("adapter", shapes)  # one per level, of which a plain encoder has one
+        memory = _ranks_by_level("cp_adapter", shapes)
+        if "prompt_cor" not in shapes or not ranks:
             return None
-        prompts = shapes["prompt_cor"][0]
-        return {
+        prompts, levels = shapes["prompt_cor"][0], sorted(ranks)
+        told: dict[str, Any] = {
             "official_quirks": True,
-            "adapter_rank": shapes[f"{block}adapter.ln1.weight"][0],
+            "adapter_rank": tuple(ranks[level] for level in levels),
             "prompts": prompts,
             "bank_neighbours": prompts - 2,
-            "bank_adapter_rank": shapes[f"{block}cp_adapter.ln1.weight"][0],
-            "local_width": shapes["blocks.attn1.proj.weight"][1],
+            "bank_adapter_rank": memory[levels[-1]],
+            "local_width": shapes[f"{levels[0]}.attn1.proj.weight"][1],
         }
+        if len(levels) == 1:
+            depth = sum(name.endswith(".prompt_embeddings") for name in shapes)
+            told |= {"adapter_rank": ranks[levels[0]], "prompt_layers": min(PUBLISHED_PROMPT_LAYERS, depth)}
+        return told
 
     def problems(self, backbone: Backbone) -> list[str]:
         """Widths that do not divide, ranks that are no number per level, prompts unlike the bank's neighbours."""

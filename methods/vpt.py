@@ -8,6 +8,9 @@ does not depend on it).
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar
+
 import torch
 from pydantic import PositiveInt
 from torch import nn
@@ -43,10 +46,25 @@ class PromptedBlock(nn.Module):
 class VPT(Method):
     """Learned prompt tokens, deep or shallow; class token and position train too."""
 
+    official_names = (
+        (r"^blocks\.(\d+)\.prompts$", r"cls_prompt_list.\1"),
+        (r"^blocks\.(\d+)\.positions$", r"cls_prompt_pos_list.\1"),
+        (r"\.block\.", "."),
+    )
+    official_settings: ClassVar[dict[str, str | None]] = {"prompt_nums": "prompts"}
+
     prompts: PositiveInt = 10
     deep: bool = True
     positions: bool = True
     """Whether prompts have learned positions."""
+
+    @classmethod
+    def sizes(cls, shapes: Mapping[str, Sequence[int]]) -> dict[str, Any] | None:
+        """The number of prompts; IDPT's repository has the deep kind, with positions."""
+        if "cls_prompt_list.0" not in shapes:
+            return None
+        positions = "cls_prompt_pos_list.0" in shapes
+        return {"prompts": shapes["cls_prompt_list.0"][1], "deep": True, "positions": positions}
 
     def adapt(self, encoder: Encoder, task: Task) -> Adapted:
         """Give prompts to every block (deep) or to the first (shallow)."""

@@ -10,15 +10,15 @@ from harness.result import Result
 from harness.store import Entry, SuiteResults
 from reports import comparison, provenance
 from reports.cells import NO_ACCURACY, accuracy, build_cell, build_costs
-from reports.columns import count, listed
+from reports.columns import count, listed, percent
 from reports.comparison import OVERALL, Comparison, RowKey, Standing
-from reports.leaderboard import Counts, Leaderboard, Row, Trouble
-from reports.statistics import average_per_seed, overall, possible
+from reports.leaderboard import Counts, Leaderboard, Row, Trouble, repeat_name
+from reports.statistics import average_per_repeat, overall, possible
 
 HOW_TO_READ = (
-    "Each accuracy is the mean over n seeds of the overall accuracy on the test split, in percent, ± the "
-    "sample standard deviation, with the 95 % interval of that mean; methods marked ≈ are not separated from "
-    "the best mean, which is bold."
+    "Each accuracy is the mean over n seeds (folds, where a dataset comes in folds) of the overall accuracy on "
+    "the test split, in percent, ± the sample standard deviation, with the 95 % interval of that mean; methods "
+    "marked ≈ are not separated from the best mean, which is bold."
 )
 CAVEATS = (
     "Separated means: the 95 % t-interval of the paired differences (same dataset, same seeds) excludes "
@@ -26,7 +26,7 @@ CAVEATS = (
     "Intervals over seeds are Student's t; a single seed has Wilson's interval from correct / total "
     "instead. Intervals over seeds speak of other training runs, not of other test items.",
     "Overall is the mean over datasets of a method's means, for methods that have all of them; its spread "
-    "and interval come from the seeds that have all datasets.",
+    "and interval come from the seeds (or folds) that have all datasets.",
 )
 FLAT = "An interval without width says that all seeds gave the same score, not that the score is certain."
 ERROR_LENGTH = 300
@@ -82,14 +82,15 @@ def _leaderboard(results: SuiteResults) -> Leaderboard:
 def _order(entry: Entry) -> tuple[object, ...]:
     points = provenance.section(entry.result.spec, "data").get("points") if entry.result else None
     known = points if isinstance(points, int) else 0
-    return (entry.method, entry.backbone, entry.reference, entry.dataset, entry.seed, known, entry.id)
+    fold = -1 if entry.fold is None else entry.fold
+    return (entry.method, entry.backbone, entry.reference, entry.dataset, entry.seed, fold, known, entry.id)
 
 
 def _rows_of(entries: Sequence[Entry]) -> dict[RowKey, list[Entry]]:
     """Trials by row. Two trials of one label, dataset and seed (a baseline at several points) make two rows."""
-    rows: dict[RowKey, dict[tuple[str, int], Entry]] = {}
+    rows: dict[RowKey, dict[tuple[str, int, int | None], Entry]] = {}
     for entry in entries:
-        place, variant = (entry.dataset, entry.seed), 0
+        place, variant = (entry.dataset, entry.seed, entry.fold), 0
         while True:
             row = rows.setdefault(RowKey(entry.method, entry.backbone, variant), {})
             if row.setdefault(place, entry).id == entry.id:
@@ -173,9 +174,17 @@ def _notes(row: Row, trials: Sequence[Entry]) -> list[str]:
     if len({value for value in trainable.values() if value is not None}) > 1:
         shown = [f"{value:,.0f} on {dataset}" for dataset, value in trainable.items() if value is not None]
         notes.append(f"Trainable parameters differ: {listed(shown)}; the largest is shown.")
-    if row.overall is not None and any(len(cell.seeds) > row.overall.n for cell in row.cells):
-        seeds = count(row.overall.n, "seed")
-        notes.append(f"Overall: spread and interval from the {seeds} with all datasets.")
+    for cell in row.cells:
+        if cell.over_seeds is not None:
+            sd, n = percent(cell.over_seeds.sd or 0.0), count(cell.over_seeds.n, "seed")
+            notes.append(f"{cell.dataset}: the mean over folds varies by ± {sd} between {n}.")
+    if row.overall is not None and any(len(cell.scores) > row.overall.n for cell in row.cells):
+        units = {repeat.unit for cell in row.cells for repeat in cell.scores}
+        if len(units) > 1:
+            notes.append("Overall: no spread, as some datasets repeat by seed and others by fold.")
+        else:
+            repeats = count(row.overall.n, *units)
+            notes.append(f"Overall: spread and interval from the {repeats} with all datasets.")
     return notes
 
 
@@ -190,7 +199,9 @@ def _compared(board: Leaderboard) -> Leaderboard:
     def judge(dataset: str, where: str, means: dict[RowKey, float], scores: comparison.Scores) -> None:
         found = comparison.compare(dataset, scores)
         standing = comparison.standings(means, scores, found)
-        findings.append(comparison.finding(where, means=means, standing=standing, comparisons=found, labels=labels))
+        findings.append(
+            comparison.finding(where, means=means, standing=standing, comparisons=found, scores=scores, labels=labels)
+        )
         comparisons.extend(found)
         places.update({(key, dataset): place for key, place in standing.items()})
 
@@ -205,7 +216,8 @@ def _compared(board: Leaderboard) -> Leaderboard:
         rows = [row for row in ranked if row.section == section and row.overall is not None]
         means = {row.key: row.overall.mean for row in rows if row.overall is not None}
         scores = {
-            row.key: average_per_seed({cell.dataset: cell.scores for cell in row.cells}, board.datasets) for row in rows
+            row.key: average_per_repeat({cell.dataset: cell.scores for cell in row.cells}, board.datasets)
+            for row in rows
         }
         group = f", group {section + 1}," if len({row.section for row in ranked}) > 1 else ""
         judge(OVERALL, f"On the mean of the {len(board.datasets)} datasets{group}", means, scores)
@@ -272,7 +284,7 @@ def _aside_notices(board: Leaderboard) -> list[str]:
 def _impossible_notices(board: Leaderboard) -> list[str]:
     """Accuracies that no number of correct items gives: a result was changed, or is not of this test set."""
     return [
-        f"{board.label(row)} on {cell.dataset}, seed {seed.seed}: an accuracy of {100 * seed.accuracy:.4g} % cannot "
+        f"{board.label(row)} on {cell.dataset}, seed {seed.name}: an accuracy of {100 * seed.accuracy:.4g} % cannot "
         f"occur on a test set of {seed.total:,} items."
         for row in board.rows
         for cell in row.cells
@@ -293,13 +305,15 @@ def _protocol_sentences(grouped: Grouped, datasets: Sequence[str]) -> tuple[str,
 
 def _troubles(grouped: Grouped, datasets: Sequence[str]) -> tuple[Trouble, ...]:
     """Trials without a number, those of one method and dataset with the same status and message together."""
-    found: dict[tuple[RowKey, str, str, str], list[int]] = {}
+    found: dict[tuple[RowKey, str, str, str], list[tuple[int, int | None]]] = {}
     for key, trials in sorted(grouped.items()):
         for trial in trials:
             if accuracy(trial) is None:
-                found.setdefault((key, trial.dataset, *_trouble(trial.result)), []).append(trial.seed)
+                found.setdefault((key, trial.dataset, *_trouble(trial.result)), []).append((trial.seed, trial.fold))
     return tuple(
-        Trouble(key.method, key.backbone, dataset, tuple(sorted(seeds)), status, message)
+        Trouble(
+            key.method, key.backbone, dataset, tuple(repeat_name(*repeat) for repeat in sorted(seeds)), status, message
+        )
         for (key, dataset, status, message), seeds in found.items()
     )
 

@@ -9,9 +9,9 @@ from collections.abc import Sequence
 from harness.result import Result
 from harness.store import Entry
 from reports.columns import ASIDES, COLUMNS, Column
-from reports.leaderboard import Cell, Cost, Score, SeedResult
+from reports.leaderboard import Cell, Cost, Score, SeedResult, by_repeat
 from reports.provenance import section
-from reports.statistics import median, summarise
+from reports.statistics import Summary, mean, median, summarise
 
 NO_ACCURACY = "no accuracy"
 
@@ -27,7 +27,7 @@ def accuracy(entry: Entry) -> float | None:
 def build_cell(dataset: str, trials: Sequence[Entry], *, protocol: str | None) -> Cell:
     """The trials of one method on one dataset."""
     seeds: list[SeedResult] = []
-    class_accuracies: list[float] = []
+    class_accuracies: list[tuple[int, int | None, float]] = []
     failures: Counter[str] = Counter()
     missing = 0
     for entry in trials:
@@ -38,16 +38,16 @@ def build_cell(dataset: str, trials: Sequence[Entry], *, protocol: str | None) -
             failures[NO_ACCURACY if result.status == "done" else result.status] += 1
         else:
             metrics = result.metrics
-            seeds.append(SeedResult(entry.seed, value, metrics.correct, metrics.total))
+            seeds.append(SeedResult(entry.seed, entry.fold, value, metrics.correct, metrics.total))
             if metrics.class_accuracy is not None and math.isfinite(metrics.class_accuracy):
-                class_accuracies.append(metrics.class_accuracy)
+                class_accuracies.append((entry.seed, entry.fold, metrics.class_accuracy))
     counts = None
     if len(seeds) == 1 and seeds[0].correct is not None and seeds[0].total is not None:
         counts = (seeds[0].correct, seeds[0].total)
     return Cell(
         dataset=dataset,
-        summary=summarise([seed.accuracy for seed in seeds], counts),
-        class_accuracy=summarise(class_accuracies),
+        summary=summarise(list(by_repeat((s.seed, s.fold, s.accuracy) for s in seeds).values()), counts),
+        class_accuracy=summarise(list(by_repeat(class_accuracies).values())),
         seeds=tuple(seeds),
         failures=tuple(sorted(failures.items())),
         missing=missing,
@@ -55,18 +55,30 @@ def build_cell(dataset: str, trials: Sequence[Entry], *, protocol: str | None) -
         protocol=protocol,
         standing=None,
         costs=build_costs(trials),
+        over_seeds=_over_seeds(seeds),
         asides=_asides(trials),
     )
 
 
+def _over_seeds(seeds: Sequence[SeedResult]) -> Summary | None:
+    """How the mean over folds varies between seeds, on the folds that all seeds have; None without folds or for one."""
+    by_seed: dict[int, dict[int, float]] = {}
+    for seed in seeds:
+        if seed.fold is not None:
+            by_seed.setdefault(seed.seed, {})[seed.fold] = seed.accuracy
+    common = set.intersection(*map(set, by_seed.values())) if len(by_seed) > 1 else set()
+    return summarise([mean([folds[fold] for fold in common]) for folds in by_seed.values()]) if common else None
+
+
 def _asides(trials: Sequence[Entry]) -> tuple[Score, ...]:
     """The accuracies beside the headline, over the trials that have a headline."""
-    done = [entry.result for entry in trials if entry.result is not None and accuracy(entry) is not None]
+    done = [(entry, entry.result) for entry in trials if entry.result is not None and accuracy(entry) is not None]
     found = []
     for key in (aside.key for aside in ASIDES):
-        having = [result for result in done if getattr(result.metrics, key) is not None]
-        votes = {section(result.spec, "protocol").get("vote") for result in having} if key == "accuracy_vote" else set()
-        summary = summarise([getattr(result.metrics, key) for result in having])
+        having = [(e, result) for e, result in done if getattr(result.metrics, key) is not None]
+        votes = {section(r.spec, "protocol").get("vote") for _, r in having} if key == "accuracy_vote" else set()
+        values = by_repeat((entry.seed, entry.fold, getattr(result.metrics, key)) for entry, result in having)
+        summary = summarise(list(values.values()))
         if summary is not None:
             found.append(Score(key, summary, tuple(sorted(v for v in votes if isinstance(v, int)))))
     return tuple(found)

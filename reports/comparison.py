@@ -29,8 +29,15 @@ class RowKey(NamedTuple):
     variant: int = 0
 
 
-Scores = Mapping[RowKey, Mapping[int, float]]
-"""Accuracy (fraction) by seed, of the methods that may be compared: one dataset, one protocol."""
+class Repeat(NamedTuple):
+    """One of the repetitions that a mean is over: a seed, or a fold of a few-shot dataset."""
+
+    unit: Literal["seed", "fold"]
+    number: int
+
+
+Scores = Mapping[RowKey, Mapping[Repeat, float]]
+"""Accuracy (fraction) by repetition, of the methods that may be compared: one dataset, one protocol."""
 
 
 @dataclass(frozen=True)
@@ -44,7 +51,7 @@ class Comparison:
 
 
 def compare(dataset: str, scores: Scores) -> list[Comparison]:
-    """Every pair of methods that share a seed, in the order of their names."""
+    """Every pair of methods that share a seed (or fold), in the order of their names."""
     found = []
     for first, second in combinations(sorted(scores), 2):
         difference = paired(scores[first], scores[second])
@@ -79,13 +86,15 @@ def finding(
     means: Mapping[RowKey, float],
     standing: Mapping[RowKey, Standing],
     comparisons: Sequence[Comparison],
+    scores: Scores,
     labels: Mapping[RowKey, str],
 ) -> str:
     """One sentence on what the intervals separate from the best mean, and what they do not."""
     if not means:
         return ""
     best = next(row for row in means if standing[row] == "best")
-    among = " of at least two seeds" if means[best] < max(means.values()) else ""
+    unit = next((repeat.unit for row in scores.values() for repeat in row), "seed")
+    among = f" of at least two {unit}s" if means[best] < max(means.values()) else ""
     opening = f"{where} the best mean{among} is that of {labels[best]} ({percent(means[best])} %)"
     if len(means) == 1:
         return f"{opening}, the only one of its protocol with a result."
@@ -102,20 +111,20 @@ def finding(
     if level:
         clauses.append(
             f"{_are(level, labels)} not separated from it "
-            f"(95 % intervals of the paired differences include zero, {_seeds(level, pairs)})"
+            f"(95 % intervals of the paired differences include zero, {_repeats(level, pairs, unit)})"
         )
     if separated:
         clauses.append(
             f"{_are(separated, labels)} separated from it "
-            f"(95 % paired intervals exclude zero, {_seeds(separated, pairs)})"
+            f"(95 % paired intervals exclude zero, {_repeats(separated, pairs, unit)})"
         )
     if flat:
         clauses.append(
-            f"{_are(flat, labels)} not called separated: the difference is the same on every seed "
-            f"({_seeds(flat, pairs)}), so there is no spread to judge by"
+            f"{_are(flat, labels)} not called separated: the difference is the same on every {unit} "
+            f"({_repeats(flat, pairs, unit)}), so there is no spread to judge by"
         )
     if alone:
-        clauses.append(f"{_are(alone, labels)} not compared with it: fewer than two common seeds")
+        clauses.append(f"{_are(alone, labels)} not compared with it: fewer than two common {unit}s")
     return f"{opening}; {'; '.join(clauses)}."
 
 
@@ -132,7 +141,7 @@ def about_p_values(comparisons: Sequence[Comparison]) -> str:
             f"an exact paired test is {smallest_p(few):.3g}, so no difference, however large, could fall below 0.05."
         )
     if max(pairs) >= PAIRS_FOR_P:
-        sentences.append("p-values are of two-sided Wilcoxon signed-rank tests over seeds.")
+        sentences.append("p-values are of two-sided Wilcoxon signed-rank tests over the pairs.")
     return " ".join(sentences)
 
 
@@ -143,7 +152,7 @@ def _are(rows: Sequence[RowKey], labels: Mapping[RowKey, str]) -> str:
     return f"{listed(names)} {'is' if len(rows) == 1 else 'are'}"
 
 
-def _seeds(rows: Sequence[RowKey], pairs: Mapping[RowKey, PairedDifference]) -> str:
+def _repeats(rows: Sequence[RowKey], pairs: Mapping[RowKey, PairedDifference], unit: str) -> str:
     numbers = sorted({pairs[row].n for row in rows})
     span = f"{numbers[0]}" if len(numbers) == 1 else f"{numbers[0]} to {numbers[-1]}"
-    return f"n = {span} seeds"
+    return f"n = {span} {unit}s"

@@ -7,11 +7,12 @@ missing, a failed one is counted by its status; nothing is imputed.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from reports.columns import ASIDES, COLUMNS, Aside, Column
-from reports.comparison import Comparison, RowKey, Standing
-from reports.statistics import Summary
+from reports.comparison import Comparison, Repeat, RowKey, Standing
+from reports.statistics import Summary, mean
 
 
 @dataclass(frozen=True)
@@ -28,9 +29,29 @@ class SeedResult:
     """One finished trial: accuracy as a fraction, correct of total test items."""
 
     seed: int
+    fold: int | None
+    """Of a dataset that comes in folds."""
     accuracy: float
     correct: int | None
     total: int | None
+
+    @property
+    def name(self) -> str:
+        """`0`, or `0 fold 3`."""
+        return repeat_name(self.seed, self.fold)
+
+
+def repeat_name(seed: int, fold: int | None) -> str:
+    """A seed, and the fold where there is one: `0`, `0 fold 3`."""
+    return f"{seed}" if fold is None else f"{seed} fold {fold}"
+
+
+def by_repeat(values: Iterable[tuple[int, int | None, float]]) -> dict[Repeat, float]:
+    """(seed, fold, value) by what a mean is over: seeds, or folds, each of these the mean over its seeds."""
+    found: dict[Repeat, list[float]] = {}
+    for seed, fold, value in values:
+        found.setdefault(Repeat("seed", seed) if fold is None else Repeat("fold", fold), []).append(value)
+    return {repeat: mean(values) for repeat, values in found.items()}
 
 
 @dataclass(frozen=True)
@@ -56,6 +77,8 @@ class Cell:
     protocol: str | None
     standing: Standing | None
     costs: tuple[Cost, ...]
+    over_seeds: Summary | None = None
+    """Of a dataset with folds, where there are several seeds: their means over the folds that all of them have."""
     asides: tuple[Score, ...] = ()
     """In the order of `ASIDES`; those that no trial has are left out."""
 
@@ -70,9 +93,9 @@ class Cell:
         return ", ".join(parts + ([f"{self.missing} missing"] if self.missing else []))
 
     @property
-    def scores(self) -> dict[int, float]:
-        """Accuracy (fraction) by seed."""
-        return {seed.seed: seed.accuracy for seed in self.seeds}
+    def scores(self) -> dict[Repeat, float]:
+        """Accuracy (fraction) by seed; of a dataset with folds by fold, each the mean over its seeds."""
+        return by_repeat((seed.seed, seed.fold, seed.accuracy) for seed in self.seeds)
 
     def cost(self, key: str) -> Cost:
         """The cost of that path: `time.step`."""
@@ -108,7 +131,7 @@ class Trouble:
     method: str
     backbone: str
     dataset: str
-    seeds: tuple[int, ...]
+    seeds: tuple[str, ...]
     status: str
     error: str
 

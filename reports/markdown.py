@@ -125,7 +125,7 @@ def _seeds(board: Leaderboard) -> str:
     for row in board.rows:
         for cell in row.cells:
             seeds = [
-                f"{seed.seed}: {percent(seed.accuracy)}"
+                f"{seed.name}: {percent(seed.accuracy)}"
                 + (f" ({seed.correct}/{seed.total})" if seed.correct is not None and seed.total is not None else "")
                 for seed in cell.seeds
             ]
@@ -160,7 +160,7 @@ def _troubles(board: Leaderboard) -> str:
             escape(t.method),
             escape(t.backbone),
             escape(t.dataset),
-            ", ".join(map(str, t.seeds)),
+            ", ".join(t.seeds),
             t.status,
             escape(t.error),
         ]

@@ -14,10 +14,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import cache, lru_cache
-from typing import Literal, TypeVar
+from typing import TYPE_CHECKING, Literal, TypeVar
 
 import numpy as np
 from scipy import stats
+
+if TYPE_CHECKING:
+    from _typeshed import SupportsRichComparison
 
 CONFIDENCE = 0.95
 PAIRS_FOR_P = 6
@@ -28,6 +31,7 @@ SAME = 1e-12
 """Fractions closer than this are the same number in another order of summation."""
 
 Key = TypeVar("Key")
+Repeat = TypeVar("Repeat", bound="SupportsRichComparison")
 
 
 @dataclass(frozen=True)
@@ -125,29 +129,30 @@ def possible(percent: str, total: int) -> bool:
     return right >= 0 and Fraction(100 * right, total) >= shown - unit / 2
 
 
-def overall(scores: Mapping[str, Mapping[int, float]], datasets: Sequence[str]) -> Summary | None:
-    """The mean over datasets of a method's dataset means; scores are {dataset: {seed: accuracy}}.
+def overall(scores: Mapping[str, Mapping[Repeat, float]], datasets: Sequence[str]) -> Summary | None:
+    """The mean over datasets of a method's dataset means; scores are {dataset: {repetition: accuracy}}.
 
-    None unless every dataset has a score. Spread, n and interval come from the seeds that have all datasets:
-    averaged over datasets per seed, then a t-interval. Seeds that lack a dataset enter the mean alone.
+    A repetition is a seed, or a fold of a few-shot dataset. None unless every dataset has a score. Spread, n and
+    interval come from the repetitions that have all datasets: averaged over datasets each, then a t-interval.
+    Repetitions that lack a dataset enter the mean alone.
     """
     if not datasets or not all(scores.get(dataset) for dataset in datasets):
         return None
     score = mean([mean(list(scores[dataset].values())) for dataset in datasets])
-    per_seed = list(average_per_seed(scores, datasets).values())
-    return Summary(score, sample_sd(per_seed), len(per_seed), student_t(per_seed, lowest=0.0, highest=1.0))
+    each = list(average_per_repeat(scores, datasets).values())
+    return Summary(score, sample_sd(each), len(each), student_t(each, lowest=0.0, highest=1.0))
 
 
-def average_per_seed(scores: Mapping[str, Mapping[int, float]], datasets: Sequence[str]) -> dict[int, float]:
-    """The average over all datasets, for each seed that has them all."""
+def average_per_repeat(scores: Mapping[str, Mapping[Repeat, float]], datasets: Sequence[str]) -> dict[Repeat, float]:
+    """The average over all datasets, for each repetition that has them all."""
     if not datasets:
         return {}
-    seeds = set.intersection(*(set(scores.get(dataset, {})) for dataset in datasets))
-    return {seed: mean([scores[dataset][seed] for dataset in datasets]) for seed in sorted(seeds)}
+    repeats = set.intersection(*(set(scores.get(dataset, {})) for dataset in datasets))
+    return {repeat: mean([scores[dataset][repeat] for dataset in datasets]) for repeat in sorted(repeats)}
 
 
 def paired(a: Mapping[Key, float], b: Mapping[Key, float]) -> PairedDifference | None:
-    """The difference a - b over the keys (seed, or dataset and seed) that both have; None without any."""
+    """The difference a - b over the keys (seed, fold, or dataset and seed) that both have; None without any."""
     differences = [a[key] - b[key] for key in a if key in b]
     if not differences:
         return None

@@ -67,7 +67,7 @@ def _empty_row() -> dict[str, Any]:
         "n",
     ]
     keys += ["missing", "failed", "failures", "accuracy_mean", "accuracy_sd", "accuracy_low", "accuracy_high"]
-    keys += ["interval", "standing", "class_accuracy_mean", "class_accuracy_sd", "seeds", "correct", "total"]
+    keys += ["interval", "standing", "class_accuracy_mean", "class_accuracy_sd", "seeds", "folds", "correct", "total"]
     keys += [f"{aside.key}_{part}" for aside in ASIDES for part in ("mean", "sd", "n")] + ["votes"]
     keys += [name for column in COLUMNS for name in (column.name, f"{column.name}_reason")]
     return dict.fromkeys([*keys, "recipe", "notes"])
@@ -99,6 +99,7 @@ def _line(board: Leaderboard, row: Row, cell: Cell | None = None) -> dict[str, A
             "class_accuracy_mean": cell.class_accuracy.mean if cell.class_accuracy is not None else None,
             "class_accuracy_sd": cell.class_accuracy.sd if cell.class_accuracy is not None else None,
             "seeds": " ".join(str(seed.seed) for seed in cell.seeds),
+            "folds": " ".join(str(seed.fold) for seed in cell.seeds if seed.fold is not None),
             "correct": " ".join("" if seed.correct is None else str(seed.correct) for seed in cell.seeds),
             "total": " ".join("" if seed.total is None else str(seed.total) for seed in cell.seeds),
         }
@@ -138,7 +139,7 @@ def _csv_value(value: Any) -> str:
 
 
 def _order(entry: Entry) -> tuple[object, ...]:
-    return (entry.method, entry.backbone, entry.dataset, entry.seed, entry.id)
+    return (entry.method, entry.backbone, entry.dataset, entry.seed, entry.fold or 0, entry.id)
 
 
 def _trial(entry: Entry) -> dict[str, Any]:
@@ -149,6 +150,7 @@ def _trial(entry: Entry) -> dict[str, Any]:
         "backbone": entry.backbone,
         "dataset": entry.dataset,
         "seed": entry.seed,
+        "fold": entry.fold,
         "reference": entry.reference,
         "status": "missing" if entry.result is None else entry.result.status,
     }

@@ -71,6 +71,7 @@ def run(
     from harness.display import RunDisplay, duration
     from harness.run import (
         CHECK_ABOVE,
+        check_gpus,
         join_cluster,
         remember_suite,
         run_suite,
@@ -93,6 +94,8 @@ def run(
     missing = what_is_missing(trials)
     if missing:
         raise UserError("this suite needs what is not here yet:\n" + "\n".join(f"- {message}" for message in missing))
+    if address is None:
+        check_gpus(trials)
     store = Store(output)
     store.prepare()
     left = to_run(trials, store, retry=sorted(wanted))
@@ -262,7 +265,9 @@ def plan(
         training = [str(first.train.epochs), str(first.train.batch_size), f"{first.train.learning_rate:g}"]
         if first.baseline is not None:
             training = ["–"] * 3
-        table.add_row(*labels, str(len(members)), f"{done}/{len(members)}", *training, str(first.data.points))
+        seeds, folds = ({trial.label(key) for trial in members} for key in ("seed", "fold"))
+        repeats = f"{len(seeds)}" + (f" x {len(folds)} folds" if first.fold is not None else "")
+        table.add_row(*labels, repeats, f"{done}/{len(members)}", *training, str(first.data.points))
     console = make_console()
     console.print(table)
     if stale := sum(found == "stale" for found in statuses.values()):

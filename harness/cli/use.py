@@ -15,6 +15,7 @@ from rich.table import Table
 
 from harness.cli.options import AsJson, Output, make_console, print_json
 from harness.errors import UserError
+from harness.headline import headline_of
 
 if TYPE_CHECKING:
     from harness.trained import FilePrediction, TrainedModel
@@ -109,14 +110,16 @@ def evaluate(
     found = trained.evaluate(name)
     told = trained.told if name == trained.trial.dataset.name else {}
     if as_json:
-        numbers = found.metrics().model_dump(include={"accuracy", "class_accuracy", "correct", "total", "loss"})
+        numbers = found.metrics().model_dump(exclude_none=True)
         print_json({"model": trained.name, "data": name, **numbers, "told": told})
         return
+    headline, metrics = headline_of(trained.trial.dataset.task), found.metrics()
+    counted = f"  ({metrics.correct} of {metrics.total})" if headline.counted else ""
     typer.echo(f"{trained.title}: test split of {name}")
-    typer.echo(f"  accuracy        {100 * found.accuracy:6.2f} %  ({found.correct} of {len(found.label)})")
-    typer.echo(f"  class accuracy  {100 * found.class_accuracy:6.2f} %")
-    for who, accuracy in told.items():
-        typer.echo(f"  {who:<15} {100 * accuracy:6.2f} %")
+    for title, key in ((headline.title, headline.key), (headline.mean_title, headline.mean_key)):
+        typer.echo(f"  {title:<15} {100 * getattr(metrics, key):6.2f} %{counted if key == headline.key else ''}")
+    for who, score in told.items():
+        typer.echo(f"  {who:<15} {100 * score:6.2f} %")
 
 
 def _guesses(trained: TrainedModel, found: list[FilePrediction], top: int) -> Iterator[_Guess]:

@@ -16,7 +16,7 @@ from harness.cli.options import AsJson, make_console, print_json
 from harness.errors import UserError
 
 if TYPE_CHECKING:
-    from harness.verify import Check
+    from harness.verify import Verified
 
 app = typer.Typer()
 
@@ -49,7 +49,7 @@ def verify(
     from harness.recorded import bundled
     from harness.verify import verify as verify_one
 
-    results: dict[Path, list[Check] | UserError] = {}
+    results: dict[Path, Verified | UserError] = {}
     for file in fixtures or bundled():
         try:
             results[file] = verify_one(file, device=device.value, dtype=dtype.value)
@@ -67,18 +67,19 @@ def verify(
     raise typer.Exit(0 if all(map(_agrees, results.values())) else 1)
 
 
-def _agrees(found: list[Check] | UserError) -> bool:
-    return not isinstance(found, UserError) and all(check.passed for check in found)
+def _agrees(found: Verified | UserError) -> bool:
+    return not isinstance(found, UserError) and found.passed
 
 
-def _as_json(file: Path, found: list[Check] | UserError) -> dict[str, Any]:
+def _as_json(file: Path, found: Verified | UserError) -> dict[str, Any]:
     refused = isinstance(found, UserError)
-    checks = [] if isinstance(found, UserError) else [_finite(asdict(c)) | {"passed": c.passed} for c in found]
+    checks = [] if isinstance(found, UserError) else [_finite(asdict(c)) | {"passed": c.passed} for c in found.checks]
     return {
         "fixture": file.stem,
         "file": str(file),
         "passed": _agrees(found),
         "checks": checks,
+        "set_aside": [] if isinstance(found, UserError) else list(found.aside),
         "refused": str(found) if refused else None,
     }
 
@@ -88,7 +89,7 @@ def _finite(row: dict[str, Any]) -> dict[str, Any]:
     return {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in row.items()}
 
 
-def _print_table(results: dict[Path, list[Check] | UserError], *, title: str) -> None:
+def _print_table(results: dict[Path, Verified | UserError], *, title: str) -> None:
     table = Table(title=title, title_justify="left")
     for column in ("fixture", "check"):
         table.add_column(column, no_wrap=True)
@@ -101,13 +102,16 @@ def _print_table(results: dict[Path, list[Check] | UserError], *, title: str) ->
         if isinstance(found, UserError):
             table.add_row(name, "", "", "", "refused", "", end_section=True)
             continue
-        for index, check in enumerate(found):
+        for index, check in enumerate(found.checks):
             passed = "pass" if check.passed else "[bold]FAIL[/bold]"
             numbers = (_number(check.error), _number(check.tolerance))
             table.add_row("" if index else name, check.name, *numbers, passed, escape(check.detail))
         table.add_section()
     console = make_console()
     console.print(table)
+    for file, found in results.items():
+        if not isinstance(found, UserError) and found.aside:
+            console.print(escape(f"{file.stem}: not needed here, set aside: {', '.join(found.aside)}"))
     console.print(f"{sum(map(_agrees, results.values()))} of {len(results)} agree")
 
 

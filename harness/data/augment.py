@@ -31,6 +31,16 @@ def scale_translate(points: Tensor, generator: torch.Generator) -> Tensor:
     return points * scale + shift
 
 
+def scale_shift(points: Tensor, generator: torch.Generator) -> Tensor:
+    """Per cloud: scale by U(0.8, 1.25), then shift by U(-0.1, 0.1) per axis.
+
+    For part segmentation (Point-MAE's `segmentation/provider.py`). (B, N, 3) -> (B, N, 3).
+    """
+    scale = _uniform((len(points), 1, 1), 0.8, 1.25, points, generator)
+    shift = _uniform((len(points), 1, 3), -0.1, 0.1, points, generator)
+    return points * scale + shift
+
+
 def rotate(points: Tensor, generator: torch.Generator, *, up: Literal["y", "z"]) -> Tensor:
     """Per cloud: turn about the vertical axis by U(0, 2 pi). (B, N, 3) -> (B, N, 3)."""
     return _turned(points, _uniform((len(points),), 0, 2 * math.pi, points, generator), up=up)
@@ -63,6 +73,7 @@ def augmentation(name: str, *, up: Literal["y", "z"]) -> Augmentation:
     table: dict[str, Augmentation] = {
         "none": lambda points, _: points,
         "scale_translate": scale_translate,
+        "scale_shift": scale_shift,
         "rotate": lambda points, generator: rotate(points, generator, up=up),
         "scale_rotate": lambda points, generator: scale_rotate(points, generator, up=up),
     }

@@ -1,7 +1,7 @@
 """The contract of a dataset: declared as data, loaded only where a trial needs it.
 
-`Dataset` is what suites train on today: classification. Data for other tasks is declared likewise (`Declaration`), so
-that it is listed and checked with the rest; suites refuse it by its task.
+`Dataset` is for classification, `PartDataset` for part segmentation. Data for other tasks is declared likewise
+(`Declaration`), so that it is listed and checked with the rest; suites refuse it by its task.
 """
 
 from __future__ import annotations
@@ -62,6 +62,8 @@ class Declaration(ABC):
 
     task: ClassVar[Task]
     """What it is for."""
+    folds: ClassVar[int] = 0
+    """How many train and test splits it comes in, each an experiment of its own; 0 for the usual single one."""
 
     name: str
     version: int
@@ -78,6 +80,15 @@ class Declaration(ABC):
     licence: str
     source: str
     """Where a user gets it."""
+
+    @property
+    def fold(self) -> int | None:
+        """Which of its folds this is; None where it has none."""
+        return None
+
+    def with_fold(self, fold: int) -> Declaration:
+        """Another fold, from 0."""
+        raise UserError(f"{self.name} has no folds")
 
     @abstractmethod
     def missing(self, root: Path) -> str | None:
@@ -99,7 +110,25 @@ class Dataset(Declaration):
         """Read one split. Raises UserError for files that are missing or wrong."""
 
 
-def combined_digest(train: PointClouds, test: PointClouds) -> str:
+@dataclass(frozen=True)
+class PartDataset(Declaration):
+    """A part segmentation dataset: `classes` are the categories, which are given, and `parts` what is to be told."""
+
+    task: ClassVar[Task] = "part segmentation"
+
+    parts: tuple[tuple[int, ...], ...]
+    """The parts of each category, counted from 0 over all of them; no part belongs to two."""
+
+    @abstractmethod
+    def load_train(self, root: Path) -> PartClouds:
+        """Read what is trained on. Raises UserError for files that are missing or wrong."""
+
+    @abstractmethod
+    def load_test(self, root: Path) -> PartClouds:
+        """Read the test split. Raises UserError for files that are missing or wrong."""
+
+
+def combined_digest(train: PointClouds | PartClouds, test: PointClouds | PartClouds) -> str:
     """One SHA-256 for both splits, as results keep it."""
     return hashlib.sha256(f"{train.digest} {test.digest}".encode()).hexdigest()
 

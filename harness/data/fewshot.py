@@ -37,6 +37,7 @@ class FewShot(OfficialDataset):
     """One fold; `with_fold` gives the others."""
 
     task: ClassVar[Task] = "few-shot classification"
+    folds: ClassVar[int] = FOLDS
 
     way: int
     """Classes."""

@@ -9,13 +9,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar, Literal
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
 
 from harness.data.cache import Converted, converted
-from harness.data.dataset import Declaration, PartClouds, Task
+from harness.data.dataset import PartClouds, PartDataset
 from harness.data.modelnet40 import normalise
 from harness.data.sources import AGAIN, is_there, lacking, read_json_list, read_lines, read_table
 from harness.errors import UserError
@@ -33,10 +33,8 @@ FOLDER = "shapenetcore_partanno_segmentation_benchmark_v0_normal"
 
 
 @dataclass(frozen=True)
-class ShapeNetPart(Declaration):
+class ShapeNetPart(PartDataset):
     """`classes` are the categories, `train_items` those of train and val, `points` what the papers take of a cloud."""
-
-    task: ClassVar[Task] = "part segmentation"
 
     def sources(self, root: Path) -> list[Path]:
         """The lists, and the clouds that they name."""
@@ -51,6 +49,14 @@ class ShapeNetPart(Declaration):
             return lacking(self.name, self.sources(root), self.source)
         except UserError as problem:  # a damaged list
             return str(problem)
+
+    def load_train(self, root: Path) -> PartClouds:
+        """What the papers train on: train and val."""
+        return self.load("trainval", root)
+
+    def load_test(self, root: Path) -> PartClouds:
+        """The test split."""
+        return self.load("test", root)
 
     def load(self, split: PartSplit, root: Path) -> PartClouds:
         """One split, mapped from the cache. Raises UserError for files that are missing or wrong."""
@@ -133,6 +139,7 @@ SHAPENETPART = ShapeNetPart(
     name="shapenetpart",
     version=1,
     classes=tuple(PARTS),
+    parts=tuple(tuple(own) for own in PARTS.values()),
     train_items=14007,
     test_items=2874,
     points=2048,

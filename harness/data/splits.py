@@ -37,8 +37,9 @@ class Split:
 def load_splits(trial: Trial, device: torch.device) -> tuple[Split, Split, Split | None, str]:
     """Train, test and, if asked for, validation split on the device, and the data's digest."""
     root = data_root()
+    assert isinstance(trial.dataset, Dataset)
     train, test = trial.dataset.load("train", root), trial.dataset.load("test", root)
-    seed = validation_seed(trial.dataset.name, trial.protocol.validation_seed)
+    seed = validation_seed(trial.split_name, trial.protocol.validation_seed)
     held = carve_validation(train.labels, trial.protocol.validation_fraction, seed=seed)
     digest = combined_digest(train, test)
 

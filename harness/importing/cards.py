@@ -22,7 +22,7 @@ class ImportedCard(BaseModel):
 
     model_config = ConfigDict(frozen=True)
 
-    format: Literal[1] = 1
+    format: Literal[2] = 2
     kind: Literal["model"] = "model"
     name: str
     adapter: AdapterCard
@@ -33,8 +33,6 @@ class ImportedCard(BaseModel):
     """Tensors of the encoder that the method does not train."""
     as_base: int
     """Those among them that equal the base weights'."""
-    from_training_set: bool
-    """Whether loading fills something that the authors' file lacks from the training clouds."""
     published: float | None
     """Accuracy that the authors print, 0 to 1."""
     source: Source

@@ -23,7 +23,7 @@ from harness.importing.layouts import HEAD
 from harness.importing.reading import Contents
 from harness.method import Method, Task, attach, misfits
 from harness.models.head import HEADS, HeadKind
-from harness.models.official import official_name
+from harness.models.official import renamed
 
 
 @dataclass(frozen=True)
@@ -33,6 +33,17 @@ class Head:
     kind: HeadKind
     inputs: int
     classes: int
+
+
+@dataclass(frozen=True)
+class Trained:
+    """The method of a checkpoint by its tensors."""
+
+    method: str
+    settings: dict[str, Any]
+    """What the tensors tell of them."""
+    twice: tuple[str, ...]
+    """Official names of tensors that are in the file under another name, too."""
 
 
 def head_of(found: Fit) -> Head:
@@ -47,21 +58,22 @@ def head_of(found: Fit) -> Head:
                 own = build(inputs=inputs, classes=classes).state_dict()
             if {name: tuple(value.shape) for name, value in own.items()} == given:
                 return Head(kind, inputs, classes)
-    raise Refused(f"its head (layers {', '.join(sorted(layers))}) is neither of the field's two, {' and '.join(HEADS)}")
+    raise Refused(f"its head (layers {', '.join(sorted(layers))}) is none of the field's, {', '.join(HEADS)}")
 
 
-def method_of(found: Fit) -> tuple[str, dict[str, Any]]:
-    """The method whose tensors a file has, and what they tell of its settings. Raises Refused when there is none."""
+def method_of(found: Fit) -> Trained:
+    """The method whose tensors a file has. Raises Refused when there is none."""
     given = {name for name in found.tensors if not name.startswith(HEAD)}
     differences: dict[str, tuple[list[str], list[str]]] = {}
     for name, method, told in _candidates(found):
+        twice = _twice(found, method)
         with torch.device("meta"):
             attached = attach(method, found.backbone.build(drop_path=0.0), Task(classes=2, train_items=1))
-        names = {own: official_name(own, method, found.encoder) for own in tensors(attached.model)}
+        names = {own: found.official_of(own, method) for own in tensors(attached.model)}
         trained = {names[own] for own in attached.trainable if not names[own].startswith(HEAD)}
-        differences[name] = sorted(given - {*names.values()}), sorted(trained - given)
+        differences[name] = sorted(given - {*names.values(), *twice}), sorted(trained - given)
         if not any(differences[name]):
-            return name, told
+            return Trained(name, told, twice)
     if not differences:
         raise Refused(f"is a fine-tuned {found.kind}, and no method here that reads checkpoints is defined on that")
     nearest, (unknown, lacking) = min(differences.items(), key=lambda item: sum(map(len, item[1])))
@@ -69,6 +81,13 @@ def method_of(found: Fit) -> tuple[str, dict[str, Any]]:
     words += [f"lacks {len(lacking)}, first '{lacking[0]}'"] if lacking else []
     what = f"is a fine-tuned {found.kind} of no method known here"
     raise Refused(f"{what}; nearest is {nearest}, but it {' and '.join(words)}")
+
+
+def _twice(found: Fit, method: Method) -> tuple[str, ...]:
+    """Tensors that a method's code holds under two names: the second ones, where both are in the file and equal."""
+    tensors = found.tensors
+    others = {name: other for name in tensors if (other := renamed(name, method.official_aliases)) != name}
+    return tuple(n for n, other in others.items() if other in tensors and torch.equal(tensors[n], tensors[other]))
 
 
 def _candidates(found: Fit) -> Iterator[tuple[str, Method, dict[str, Any]]]:

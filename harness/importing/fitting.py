@@ -13,9 +13,10 @@ from harness import registry
 from harness.errors import UserError
 from harness.importing.child import Refused
 from harness.importing.layouts import Names
+from harness.method import Method
 from harness.models.backbone import Backbone
 from harness.models.encoder import Encoder
-from harness.models.official import renamed
+from harness.models.official import official_name, renamed
 
 BACKBONE = "backbone."
 """How settings of the backbone begin, as in suites: `backbone.heads`."""
@@ -42,18 +43,22 @@ class Fit:
         """The official name of a tensor of our encoder."""
         return renamed(name, self.encoder.official_names)
 
+    def official_of(self, name: str, method: Method) -> str:
+        """The official name of a tensor of our classifier with a method."""
+        return renamed(official_name(name, method, self.encoder), self.backbone.spellings)
+
     def place(self, wanted: Mapping[str, Tensor], official: Callable[[str], str]) -> dict[str, Tensor]:
         """The tensors for ours, by our names, shaped like ours; those that the file lacks are left out.
 
-        Linear layers of ours are 1x1 convolutions there, with one axis more. Raises Refused for other shapes, NaN and
-        infinity.
+        Linear layers of ours are 1x1 convolutions there, with an axis or two more. Raises Refused for other shapes,
+        NaN and infinity.
         """
         found: dict[str, Tensor] = {}
         for name, like in wanted.items():
             if (tensor := self.tensors.get(official(name))) is None:
                 continue
             file = self.files[official(name)]
-            if tuple(tensor.shape) not in (tuple(like.shape), (*like.shape, 1)):
+            if tuple(tensor.shape) not in (tuple(like.shape), (*like.shape, 1), (*like.shape, 1, 1)):
                 raise Refused(f"'{file}' is {tuple(tensor.shape)}, and a {self.kind} has {tuple(like.shape)}")
             if not torch.isfinite(tensor).all():
                 raise Refused(f"'{file}' holds NaN or infinite values; the file is damaged, or its training failed")
@@ -74,6 +79,7 @@ def fit(tensors: Mapping[str, Tensor], names: Names, *, backbone: str | None, se
         with torch.device("meta"):
             renames = model().build(drop_path=0.0).official_names
         files = {renamed(name, renames): file for name, file in files.items()}
+    files = {renamed(name, model.spellings): file for name, file in files.items()}
     try:
         told = model.sizes({name: tuple(tensors[file].shape) for name, file in files.items()})
     except (KeyError, IndexError) as error:

@@ -33,6 +33,10 @@ class Layout:
     """The harness's own names, not the authors'."""
     guess: str = ""
     """What the names do not tell, where that is so."""
+    alike: tuple[str, ...] = ()
+    """Other encoders that files with these names may hold; weights that are here can tell which."""
+    unread: str = ""
+    """Why fine-tuned models with these names cannot be read."""
 
 
 LAYOUTS = (
@@ -43,14 +47,19 @@ LAYOUTS = (
     Layout("Point-MAE, pre-training", "point_mae", "MAE_encoder.", "MAE_encoder."),
     Layout("Point-M2AE, pre-training", "point_m2ae", "h_encoder.encoder_norms."),
     Layout("Point-M2AE, fine-tuning", "point_m2ae", "h_encoder."),
+    Layout("Point-M2AE in Point-PEFT's code", "point_m2ae", "encoders.0."),
     Layout(
-        "an encoder under base_model.", "recon", "base_model.encoder.", "base_model.",
+        "an encoder under base_model.", "recon", "base_model.encoder.", "base_model.", alike=("point_mae", "act"),
         guess="the names do not tell whose pre-training this is; taken for ReCon's",
     ),
-    Layout("ReCon, fine-tuning", "recon", "img_token"),
+    Layout(
+        "ReCon, fine-tuning", "recon", "img_token",
+        unread="in ReCon's own fine-tuning the class token goes through layers of its own with an image and a text "
+        "token, and the head sees all three; no encoder here does that",
+    ),
     Layout("Point-BERT, fine-tuning", "point_bert", "reduce_dim."),
     Layout(
-        "Point-MAE, fine-tuning", "point_mae", "encoder.first_conv.",
+        "Point-MAE, fine-tuning", "point_mae", "encoder.first_conv.", alike=("act", "recon"),
         guess="Point-MAE's, ACT's and other encoders share these names; taken for Point-MAE's",
     ),
     Layout("names of this harness (Point-BERT's tokenizer)", "point_bert", "tokenizer.network.", own=True),

@@ -2,22 +2,17 @@
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
-from harness import registry
-from harness.adapter import fill, unpack, untrained
-from harness.data.dataset import Dataset
-from harness.data.splits import load_split, test_batches
+from harness.adapter import Advice, load_adapter
 from harness.errors import UserError
 from harness.importing.cards import CARD, HEAD, TENSORS, ImportedCard, imported_models, read_imported
-from harness.models.manifest import NAME, data_root, model_folder
+from harness.models.manifest import NAME, model_folder
 from harness.settings import Protocol, Resources, Train
 from harness.trained import TrainedModel, load_trial, usable_device
-from harness.trial import Trial
 
 
 @dataclass(frozen=True)
@@ -48,7 +43,7 @@ def load_model(name: str | Path, *, output: str | Path = "results", device: str 
     """The trained model of a finished trial (see `load_trial`), or an imported one, by its name or folder.
 
     Raises UserError as `load_trial` does, and when an imported model's files, its base weights or the plug-ins of its
-    method or backbone are missing or others, or its training set is not here where something is made of that.
+    method or backbone are missing or others.
     """
     text = str(name)
     if NAME.fullmatch(text) and (model_folder(text) / CARD).is_file():
@@ -72,47 +67,16 @@ def _load(folder: Path, device: str | torch.device) -> ImportedModel:
         "seed": 0,
         "resources": Resources().model_dump(mode="json", include={"precision", "processes", "strategy"}),
     }
-    try:
-        trial = Trial.from_spec(known.spec | rest, dataset=known.dataset())
-        attached, weights = untrained(trial, train_items=known.train_items)
-    except UserError as error:
-        raise UserError(f"model '{card.name}' ({folder}) cannot be built: {error}") from None
-    if weights != known.base_weights:
-        raise UserError(
-            f"model '{card.name}' ({folder}) was imported on other weights '{card.base}': SHA-256 "
-            f"{str(known.base_weights)[:12]}…, here {str(weights)[:12]}…; import one of the two again"
-        )
-    contents = [_content(folder / TENSORS, card.digest), _content(folder / HEAD, card.head_digest)]
-    if misfit := fill(attached, unpack(contents, attached, trial.method)):
-        raise UserError(f"{folder / TENSORS}: {misfit}; the harness has changed since the import: import it again")
-    model = attached.model.to(place).eval()
-    if card.from_training_set and attached.before_training is not None:
-        clouds = load_split(_training_set(card), "train", place)
-        attached.before_training(batch for _, batch in test_batches(clouds, trial))
-    return ImportedModel(model, known.classes, trial, card)
-
-
-def _content(path: Path, digest: str) -> bytes:
-    """The bytes of a file that the card vouches for. Raises UserError."""
-    try:
-        content = path.read_bytes()
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror}); import it again") from None
-    if hashlib.sha256(content).hexdigest() != digest:
-        raise UserError(f"{path}: damaged or replaced: not the SHA-256 of its card; import it again")
-    return content
-
-
-def _training_set(card: ImportedCard) -> Dataset:
-    """The dataset whose training clouds fill what the authors' file lacks. Raises UserError when it is not here."""
-    name = card.adapter.spec["dataset"]["name"]
-    declared: Dataset = registry.get("datasets", name)
-    if problem := declared.missing(data_root()):
-        method = card.adapter.spec["method"]["name"]
-        raise UserError(
-            f"model '{card.name}': {method} makes its memory bank of the training clouds of {name}, since the authors' "
-            f"file holds none; and they are not here: {problem}"
-        )
-    if declared.train_items != card.adapter.train_items:
-        raise UserError(f"model '{card.name}': {name} has other clouds now than when it was imported; import it again")
-    return declared
+    again = "import it again: harness weights import FILE --force"
+    advice = Advice(
+        what=f"model '{card.name}' ({folder})",
+        vouching=f"{CARD} there",
+        absent=again,
+        again=again,
+        made_on="was imported on",
+        base="import one of the two again",
+        changed="the harness has changed since the import: import it again",
+    )
+    files = {folder / TENSORS: card.digest, folder / HEAD: card.head_digest}
+    trial, attached = load_adapter(known, known.spec | rest, files, advice)
+    return ImportedModel(attached.model.to(place).eval(), known.classes, trial, card)

@@ -8,7 +8,7 @@ from typing import Annotated, Any, ClassVar
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from harness.models.encoder import Encoder
+from harness.models.encoder import Encoder, Renames
 from harness.models.head import HeadKind, Pool
 
 
@@ -23,6 +23,10 @@ class Backbone(BaseModel, ABC):
     """What the head sees when the method does not say."""
     untold: ClassVar[tuple[str, ...]] = ()
     """Settings that weights depend on, and that `sizes` cannot know."""
+    spellings: ClassVar[Renames] = ()
+    """Renames from what other published code calls the encoder's tensors to what its own fine-tuning code does."""
+    official_settings: ClassVar[dict[str, str | None]] = {}
+    """What published configurations call the settings: ours, or None for what the encoder does not depend on."""
     hierarchical: ClassVar[bool] = False
     """Whether tokens are grouped into fewer, wider ones on the way; such encoders have no class token."""
 
@@ -32,7 +36,7 @@ class Backbone(BaseModel, ABC):
     weights: Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]{1,64}$")] = "random"
     """Name of the pre-trained weights (harness.models.weights), or `random`."""
     head: HeadKind = "three_layer"
-    """The classification head: Point-MAE's and the PEFT papers' three layers, or Point-BERT's own two."""
+    """The classification head: Point-MAE's and the PEFT papers' three layers, Point-BERT's own two, or one."""
 
     @model_validator(mode="before")
     @classmethod

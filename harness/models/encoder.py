@@ -110,12 +110,12 @@ class Encoder(nn.Module):
         """Patches -> the sequence before the first block."""
 
     def transform(self, tokens: Tokens, keep: Sequence[int] = ()) -> Tokens:
-        """Run the blocks and the final norm; patch tokens after the blocks in `keep` go into `kept`."""
+        """Run the blocks and the final norm; patch tokens after the blocks in `keep` go into `kept`, normed too."""
         for index, block in enumerate(self.blocks):
             tokens = block(self._before(index, tokens))
             if index in keep:
                 tokens = replace(tokens, kept=(*tokens.kept, tokens.patches))
-        return replace(tokens, features=self.norm(tokens.features))
+        return replace(tokens, features=self.norm(tokens.features), kept=tuple(map(self.norm, tokens.kept)))
 
     def _before(self, index: int, tokens: Tokens) -> Tokens:
         """The tokens that block `index` gets, from those of the block before."""

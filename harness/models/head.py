@@ -1,4 +1,4 @@
-"""From tokens to class scores: what the head sees (pooling), the field's two heads, and the loss."""
+"""From tokens to class scores: what the head sees (pooling), the field's three heads, and the loss."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ Pool = Literal[
     "max_without_first",
     "mean_plus_max",
 ]
-HeadKind = Literal["three_layer", "two_layer"]
+HeadKind = Literal["three_layer", "two_layer", "linear"]
 
 
 def _prompts(tokens: Tokens) -> Tensor:
@@ -77,13 +77,28 @@ class TwoLayerHead(nn.Sequential):
         super().__init__(nn.Linear(inputs, width), nn.ReLU(), nn.Dropout(dropout), nn.Linear(width, classes))
 
 
-HEADS: dict[HeadKind, type[ThreeLayerHead | TwoLayerHead]] = {
+class LinearHead(nn.Sequential):
+    """One linear layer, where nothing drops out: `cls_head_finetune` of ACT and ReCon when they probe linearly."""
+
+    def __init__(self, *, inputs: int, classes: int, dropout: float = 0.0) -> None:
+        super().__init__(nn.Linear(inputs, classes))
+
+
+HEADS: dict[HeadKind, type[ThreeLayerHead | TwoLayerHead | LinearHead]] = {
     "three_layer": ThreeLayerHead,
     "two_layer": TwoLayerHead,
+    "linear": LinearHead,
 }
 
 
-class Classifier(nn.Module):
+class Headed(nn.Module):
+    """An encoder with a head on it; what it is called with and what it says is the task's."""
+
+    encoder: nn.Module
+    head: nn.Module
+
+
+class Classifier(Headed):
     """Encoder, pooling and head in one: points (B, N, 3) -> scores (B, K)."""
 
     def __init__(self, *, encoder: nn.Module, pool: tuple[Pool, ...], head: nn.Module) -> None:

@@ -15,7 +15,7 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import Field, PositiveFloat, PositiveInt
 
 from harness.models.backbone import Backbone
-from harness.models.encoder import HierarchicalEncoder
+from harness.models.encoder import HierarchicalEncoder, Renames
 from harness.models.head import Pool
 
 Sizes = Annotated[tuple[PositiveInt, ...], Field(min_length=2)]
@@ -47,6 +47,18 @@ class PointM2AE(Backbone):
     pool: ClassVar[tuple[Pool, ...]] = ("mean", "max_without_first")
     hierarchical: ClassVar[bool] = True
     untold: ClassVar[tuple[str, ...]] = ("heads",)
+    spellings: ClassVar[Renames] = (  # Point-PEFT's copy of the model
+        (r"^encoders\.", "h_encoder.token_embed."),
+        (r"^pos_embeds\.", "h_encoder.encoder_pos_embeds."),
+        (r"^blocks\.(?=\d)", "h_encoder.encoder_blocks."),
+    )
+    official_settings: ClassVar[dict[str, str | None]] = {
+        "encoder_dims": "dims",
+        "encoder_depths": "depths",
+        "num_heads": "heads",
+        "num_group": "num_groups",
+        "group_size": "group_sizes",
+    }
 
     preset: Literal["base", "tiny"] = "base"
     """The paper's encoder, or one small enough for a processor."""

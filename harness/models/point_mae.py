@@ -30,6 +30,14 @@ class PointMAE(Backbone):
     }
 
     untold: ClassVar[tuple[str, ...]] = ("heads",)
+    official_settings: ClassVar[dict[str, str | None]] = {
+        "trans_dim": "dim",
+        "embed_dim": "dim",
+        "encoder_dims": "dim",
+        "num_heads": "heads",
+        "num_group": "groups",
+        "num_groups": "groups",
+    }
 
     preset: Preset = "base"
     """The papers' encoder, or one small enough for a processor."""
@@ -105,6 +113,10 @@ class PointBERT(PointMAE):
         "base": PointMAE.presets["base"] | {"tokenizer_dim": 256},
         "tiny": PointMAE.presets["tiny"] | {"tokenizer_dim": 64},
     }
+
+    official_settings: ClassVar[dict[str, str | None]] = PointMAE.official_settings | dict.fromkeys(
+        ("encoder_dims", "encoder_dim", "encoder_channel", "token_dim"), "tokenizer_dim"
+    )
 
     tokenizer_dim: PositiveInt = 256
     """Width of the tokenizer's own tokens; 64 in `tiny`."""

@@ -35,7 +35,7 @@ class Tokens:
     above: Groups | None = None
     """How the patches are grouped into those of the next level (hierarchical encoders)."""
     kept: tuple[Tensor, ...] = ()
-    """Patch tokens (B, G, C) after the blocks that the caller asked to keep."""
+    """Patch tokens (B, G, C) after the blocks that the caller asked to keep; through the final norm in the end."""
 
     @property
     def groups(self) -> int:

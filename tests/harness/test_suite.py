@@ -4,7 +4,9 @@ from pathlib import Path
 
 import pytest
 
+from harness.errors import SuiteError
 from harness.suite import Suite, load_suite, shipped_suites
+from harness.trial import Trial
 
 TEXT = """\
 format: 1
@@ -100,12 +102,49 @@ def test_shipped_suites_are_valid(name: str) -> None:
 
 def test_the_papers_settings() -> None:
     loaded = load_suite("paper_table")
-    assert len(loaded.trials) == 7 * 4 * 5
-    dapt = {t.dataset.name: t for t in loaded.trials if t.method_label == "dapt"}
+    assert len(loaded.trials) == (8 * 5 - 2) * 4 * 5
+    assert {t.train.schedule for t in loaded.trials} == {t.protocol.selection for t in loaded.trials} == {"paper"}
+    dapt = {t.dataset.name: t for t in loaded.only(["method=dapt", "backbone=point_mae"])}
     hardest, modelnet = dapt["scanobjectnn_pb_t50_rs"], dapt["modelnet40"]
     assert (hardest.train.drop_path, hardest.method.adapter_dropout, hardest.method.rank) == (0.3, 0.2, 64)  # type: ignore[attr-defined]
     assert (modelnet.method.rank, modelnet.method.pool) == (72, ("class", "patch_max"))  # type: ignore[attr-defined]
     assert (modelnet.backbone.groups, modelnet.data.points) == (64, 1024)  # type: ignore[attr-defined]
+
+
+def test_exclude_leaves_combinations_out(tmp_path: Path) -> None:
+    kept = suite(tmp_path, TEXT + "exclude:\n  - {dataset: sweethome12, method: [lora]}\n").trials
+    combinations = {(t.dataset.name, t.method_label) for t in kept}
+    assert len(combinations) == 3 and ("sweethome12", "lora") not in combinations
+    with pytest.raises(SuiteError) as raised:
+        suite(tmp_path, TEXT + "exclude:\n  - {method: lara}\n")
+    assert "exclude.0.method: no method 'lara' in this suite; did you mean 'lora'?" in str(raised.value)
+
+
+def test_folds_are_repeated_like_seeds(tmp_path: Path) -> None:
+    path = tmp_path / "folds.yaml"
+
+    def with_folds(folds: str, datasets: str = "modelnet40_fewshot_5w10s") -> tuple[Trial, ...]:
+        path.write_text(
+            f"format: 1\nname: folds\nseeds: 2\ndatasets: [{datasets}]\n{folds}\n"
+            "backbones: {point_mae: {preset: tiny}}\nmethods: {full: {}}\n"
+        )
+        return load_suite(str(path)).trials
+
+    trials = with_folds("")
+    assert [(t.fold, t.seed) for t in trials] == [(fold, seed) for fold in range(10) for seed in (0, 1)]
+    assert len({t.identity for t in trials}) == len({t.seeds.order for t in trials}) == 20
+    assert trials[5].spec()["dataset"]["fold"] == 2 and Trial.from_spec(trials[5].spec()).identity == trials[5].identity
+    assert [t.fold for t in with_folds("folds: [3]")] == [3, 3]
+    mixed = with_folds("folds: 1", "modelnet40_fewshot_5w10s, sweethome12")
+    assert [(t.dataset.name, t.fold) for t in mixed[1:3]] == [("modelnet40_fewshot_5w10s", 0), ("sweethome12", None)]
+    assert "fold" not in mixed[2].spec()["dataset"]
+    for folds, datasets, words in (
+        ("folds: 11", "modelnet40_fewshot_5w10s", "has the folds 0 to 9, and no fold 10"),
+        ("folds: 2", "sweethome12", "no dataset of this suite comes in folds"),
+        ("folds: [1, 1]", "modelnet40_fewshot_5w10s", "'1' is listed twice"),
+    ):
+        with pytest.raises(SuiteError, match=words):
+            with_folds(folds, datasets)
 
 
 def test_identities_are_stable(tmp_path: Path) -> None:

@@ -61,7 +61,7 @@ def write_trial(store: Store, identity: str, status: Any, *, attempt: int = 1, a
     if status == "done":
         (folder.path / "adapter").mkdir(exist_ok=True)
         (folder.path / "adapter" / "adapter_config.json").write_text("{}")
-        writer.write_predictions(prediction=np.arange(4), label=np.arange(4))
+        writer.write_predictions({"prediction": np.arange(4), "label": np.arange(4)})
         result.metrics = Metrics(accuracy=accuracy, correct=3, total=4)
         result.parameters = Parameters(trainable=1234)
         result.memory = Memory(host_peak=2**31)

@@ -5,7 +5,7 @@ import shutil
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 import torch
@@ -14,9 +14,10 @@ from torch import Tensor
 
 from harness.cli import main
 from harness.errors import UserError
+from harness.models.head import HeadKind, Pool
 from harness.rebuilt import Rebuilt
 from harness.recorded import BUNDLED, bundled, read_record
-from harness.verify import Check, DType, one_pass, verify
+from harness.verify import Check, DType, Verified, one_pass, verify
 from tests.parity.recording import Recipe, write_record
 
 DAPT, PEFT, FULL = "dapt_use_mean_None", "pointpeft_mae", "pointmae_full"
@@ -43,7 +44,7 @@ def change_tensors(file: Path, change: Callable[[dict[str, Tensor]], Any]) -> No
 
 
 def failing(file: Path, dtype: DType = "float32") -> set[str]:
-    return {check.name for check in verify(file, dtype=dtype) if not check.passed}
+    return {check.name for check in verify(file, dtype=dtype).checks if not check.passed}
 
 
 def failing_in_one_pass(file: Path) -> set[str]:
@@ -102,7 +103,9 @@ def test_a_bad_record_does_not_hide_the_others(
 
 def test_without_arguments_the_bundled_ones_are_verified(monkeypatch: pytest.MonkeyPatch) -> None:
     seen = []
-    monkeypatch.setattr("harness.verify.verify", lambda file, **_: seen.append(file) or [Check("x", 0, 0)])
+    monkeypatch.setattr(
+        "harness.verify.verify", lambda file, **_: seen.append(file) or Verified((Check("x", 0, 0),), ())
+    )
     assert command(monkeypatch) == 0
     assert seen == bundled() and len(seen) >= 6
 
@@ -116,7 +119,7 @@ def test_a_device_that_is_not_there(monkeypatch: pytest.MonkeyPatch, capsys: pyt
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 @pytest.mark.parametrize("file", bundled(), ids=lambda file: file.stem)
 def test_we_agree_on_a_gpu(file: Path) -> None:
-    assert [check for check in verify(file, device="cuda") if not check.passed] == []
+    assert [check for check in verify(file, device="cuda").checks if not check.passed] == []
 
 
 # What differs is noticed
@@ -127,6 +130,7 @@ def test_we_agree_on_a_gpu(file: Path) -> None:
     [
         (DAPT, "out.logits_eval", lambda t: t[2, 1].add_(2e-5), "eval logits"),
         (PEFT, "out.logits_eval_each_alone", lambda t: t[3, 0].add_(2e-5), "eval logits, each cloud alone"),
+        (PEFT, "out.logits_eval_no_cache", lambda t: t[1, 2].add_(2e-5), "eval logits, without memory"),
         (PEFT, "out.logits_eval_batch_reversed", lambda t: t[0, 4].sub_(2e-5), "eval logits, batch reversed"),
         (DAPT, "out.logits_train", lambda t: t[0, 0].add_(2e-4), "train logits"),
         (DAPT, "out.loss", lambda t: t.add_(2e-4), "loss"),
@@ -201,7 +205,7 @@ def test_another_model_is_noticed(settings: dict[str, Any], tmp_path: Path) -> N
 def test_adamw_is_held_to_what_rounding_does(tmp_path: Path) -> None:
     """Where the whole encoder trains, the record of a later step is noise, and that of an earlier one is not."""
     file = copied(FULL, tmp_path)
-    tolerances = {check.name: check.tolerance for check in verify(file)}
+    tolerances = {check.name: check.tolerance for check in verify(file).checks}
     assert tolerances["AdamW loss 1"] == tolerances["AdamW loss 2"] == 1e-3 < tolerances["AdamW loss 5"] < 0.5
 
     def change(content: Any) -> None:
@@ -308,6 +312,121 @@ def test_records_of_any_size_and_family(other: Recipe, dtype: DType, tmp_path: P
     assert failing_in_one_pass(file) == {"eval logits"}
 
 
+def family(name: str, inputs: list[str], seed: int, **changes: Any) -> Recipe:
+    """A record of other sizes and another seed, with the official head of its encoder."""
+    sizes: dict[str, Any] = {
+        "dim": 8 * (2 + seed % 3),
+        "depth": 1 + seed % 3,
+        "heads": 4,
+        "groups": 6 + seed,
+        "group_size": 5,
+    }
+    if name == "point_bert":
+        sizes |= {"tokenizer_dim": 12 + seed}
+    if name == "point_m2ae":
+        sizes = {"dims": [8, 16, 24], "depths": [1, 1 + seed % 2, 1], "heads": 2, "num_groups": [20 + seed, 10, 6],
+                 "group_sizes": [6, 5, 4], "local_radius": [0.3, 0.6, 1.1]}  # fmt: skip
+    kind: HeadKind = "two_layer" if name == "point_bert" else "three_layer"
+    smoothing = {"point_bert": 0.2, "point_m2ae": 0.3}.get(name, 0.0)
+    return Recipe(
+        name=f"{name}_{'_'.join(inputs)}",
+        encoder={"name": name, **sizes, "drop_path": 0.1},
+        head={"inputs": inputs, "classes": 4 + seed, "label_smoothing": smoothing},
+        clouds=3 + seed % 2,
+        points=80 + 7 * seed,
+        seed=seed,
+        **{"method": {"name": "full"}, "kind": kind} | changes,
+    )
+
+
+QUIRKS = {"name": "point_peft", "official_quirks": True, "adapter_rank": 3, "local_width": 8}
+FAMILIES = [
+    family("point_mae", ["class"], 0),
+    family("point_mae", ["patch_max", "patch_mean"], 1),
+    family("point_mae", ["mean_plus_max"], 2),
+    family("point_mae", ["prompt_max", "prompt_mean"], 3, method={"name": "dapt", "rank": 5}),
+    family("point_mae", ["class", "patch_max"], 4, method=QUIRKS | {"prompt_layers": 1}, bank=11),
+    family("point_bert", ["class", "patch_max"], 5),
+    family("point_bert", ["mean", "max", "max_without_first"], 6, kind="linear"),
+    family("point_bert", ["prompt_mean", "class"], 7, method={"name": "dapt"}, kind="three_layer"),
+    family("point_m2ae", ["mean", "max_without_first"], 8),
+    family("point_m2ae", ["mean_plus_max"], 9),
+    family("point_m2ae", ["patch_mean", "patch_max"], 10, kind="two_layer"),
+    family("point_m2ae", ["mean", "max"], 11, method=QUIRKS, bank=20),
+]
+
+
+@pytest.mark.parametrize("recipe", FAMILIES, ids=lambda recipe: recipe.name)
+def test_every_family_and_head_input(recipe: Recipe, tmp_path: Path) -> None:
+    """At other sizes and seeds; and one of its tensors off by a little is noticed."""
+    file = write_record(tmp_path, recipe)
+    assert failing(file) == set()
+    last = f"cls_head_finetune.{ {'three_layer': 8, 'two_layer': 3, 'linear': 0}[recipe.kind] }.weight"
+    change_tensors(file, lambda t: t[f"grad.{last}"].mul_(1.05))
+    assert failing_in_one_pass(file) == {"gradients, relative"}
+    change_tensors(file, lambda t: t[f"state.{last}"].mul_(1.1))
+    assert {"eval logits", "train logits", "loss"} <= failing_in_one_pass(file)
+
+
+def test_all_head_inputs_are_among_them() -> None:
+    seen = {(recipe.encoder["name"], name) for recipe in FAMILIES for name in recipe.head["inputs"]}
+    assert {name for _, name in seen} == set(get_args(Pool))
+
+
+# As published configurations spell it
+
+
+OFFICIAL = [
+    (
+        family("point_mae", ["class", "prompt_mean", "patch_max"], 3, method={"name": "dapt", "rank": 5}),
+        {"dim": "trans_dim", "heads": "num_heads", "groups": "num_group", "drop_path": "drop_path_rate"},
+        {"encoder_dims": 16, "NAME": "PointTransformer_DAPT", "drop_rate": 0.0, "cls_dim": 7},
+        {"adapter_dropout": "drop_adapter_rate"}, {"adapter_dropout": 0.2, "class_token": "use", "patch_token": "max"},
+        {"layers": 3, "dropout": 0.5},
+        "encoder.drop_path_rate, encoder.NAME, encoder.drop_rate, method.class_token, method.patch_token",
+    ),
+    (
+        family("point_bert", ["class", "patch_max"], 4),
+        {"dim": "trans_dim", "heads": "num_heads", "groups": "num_group", "tokenizer_dim": "encoder_dims"},
+        {"smooth": 0.2, "cls_dim": 8}, {}, {},
+        {"type": "point_bert", "num_classes": 8, "activation": "relu"}, "head.activation",
+    ),
+    (
+        family("point_m2ae", ["mean", "max"], 5, method=QUIRKS, bank=20),
+        {"dims": "encoder_dims", "depths": "encoder_depths", "heads": "num_heads"},
+        {"mask_ratio": 0.8, "transformer_config": {"drop_path_rate": 0.1, "num_heads": 2}},
+        {"adapter_rank": "adapter_dim"}, {"adapter_config": {"adapter_drop_path_rate": 0.1}, "if_half": False},
+        {"cls_dim": 9}, "encoder.mask_ratio, encoder.drop_path_rate, method.if_half",
+    ),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("recipe", "encoder", "more", "method", "beside", "head", "aside"), OFFICIAL, ids=["dapt", "point_bert", "m2ae"]
+)
+def test_published_spellings_are_understood(
+    recipe: Recipe, encoder: dict[str, str], more: dict[str, Any], method: dict[str, str], beside: dict[str, Any],
+    head: dict[str, Any], aside: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    file = write_record(tmp_path, recipe)
+
+    def change(content: Any) -> None:
+        section = content["model"]
+        section["method"] |= {key: value for key, value in beside.items() if key in method}
+        beside_it = {key: value for key, value in beside.items() if key not in method}
+        for part, names, others in (("encoder", encoder, more), ("method", method, beside_it)):
+            section[part] = {names.get(key, key): value for key, value in section[part].items()} | others
+        section["head"] |= head
+
+    change_manifest(file, change)
+    assert command(monkeypatch, file) == 0
+    told = " ".join(capsys.readouterr().out.split())
+    assert f"not needed here, set aside: {aside} 1 of 1 agree" in told
+    assert command(monkeypatch, file, "--json") == 0
+    assert json.loads(capsys.readouterr().out)["fixtures"][0]["set_aside"] == aside.split(", ")
+
+
 def test_label_smoothing_is_the_fields(tmp_path: Path) -> None:
     file = write_record(tmp_path, OTHERS[0])
     change_manifest(file, lambda m: m["model"]["head"].update(label_smoothing=0.0))
@@ -384,8 +503,17 @@ BAD: dict[str, tuple[Callable[[Path], Any], str]] = {
     "unknown method": (model("method", name="dabt"), "did you mean 'dapt'?"),
     "unknown setting": (model("method", rnk=3), "unknown setting 'rnk'; did you mean 'rank'?"),
     "unknown encoder setting": (model("encoder", dept=3), "unknown setting 'dept'; did you mean 'depth'?"),
-    "unknown head setting": (model("head", label_smothing=0.1), "model.head.label_smothing"),
+    "unknown head setting": (
+        model("head", label_smothing=0.1),
+        "unknown key 'label_smothing'; did you mean 'label_smoothing'?",
+    ),
     "unknown input": (model("head", inputs=["clas"]), "model.head.inputs.0"),
+    "unknown setting inside": (model("encoder", transformer_config={"dept": 3}), "did you mean 'depth'?"),
+    "two spellings": (model("encoder", trans_dim=49), "'dim' and 'trans_dim' are the same setting, and differ: 48, 49"),
+    "two places": (model("encoder", cls_dim=6), "'classes' and 'cls_dim' are the same setting, and differ"),
+    "two pools": (model("method", pool=["class"]), "model.method.pool and model.head.inputs differ"),
+    "another head kind": (model("head", type="mlp9"), "model.head.kind: Input should be"),
+    "no bank": (put(out__logits_eval_no_cache=torch.ones(4, 5)), "and there is no 'in.bank'"),
     "wrong setting": (model("method", rank="many"), "rank: Input should be a valid integer"),
     "impossible sizes": (model("encoder", heads=5), "dim 48 is not a multiple of heads 5"),
     "too many groups": (model("encoder", groups=500), "500 groups need at least as many points"),

@@ -16,7 +16,7 @@ from harness.trial import Trial
 
 def finish(store: Store, trial: Trial, status: Status = "done", **digests: str) -> None:
     at_hand = DigestsAtHand()
-    right = {"data": at_hand.data(trial.dataset.name)}
+    right = {"data": at_hand.data(trial.dataset)}
     if trial.backbone.weights != "random":
         right["weights"] = at_hand.weights(trial.backbone.weights)
     writer = store.trial(trial.identity).claim(trial.spec())

@@ -103,7 +103,7 @@ VARIANTS = (
 """Settings that change what a method builds: name, settings, whether clouds of a batch are independent."""
 
 
-def _networks() -> list[str]:
+def networks() -> list[str]:
     """Backbones that build different networks: of those that build the same one (ACT is Point-MAE's), the first."""
     found: dict[str, str] = {}
     for name in registry.names("backbones"):
@@ -117,7 +117,7 @@ def _networks() -> list[str]:
 
 CASES = [
     case
-    for backbone in _networks()
+    for backbone in networks()
     for case in (
         *(Case(name, backbone) for name in registry.names("methods")),
         *(Case(name, backbone, settings, independent) for name, settings, independent in VARIANTS),

@@ -33,8 +33,58 @@ class Recipe:
     """Settings of the encoder that the manifest leaves out."""
     clouds: int = 3
     points: int = 96
+    seed: int = 3
+    bank: int = 0
+    """Columns of the memory bank, where the method has one."""
     extra: dict[str, Any] = field(default_factory=dict)
     """More keys of the manifest."""
+
+
+class _Query(nn.Module):
+    """Stands for a frozen query encoder: features (B, C) that were drawn, of which one row can be asked for."""
+
+    def __init__(self, feature: Tensor) -> None:
+        super().__init__()
+        self.feature, self.rows = feature, slice(None)
+
+    def forward(self, patches: object) -> Tensor:
+        return self.feature[self.rows]
+
+
+@dataclass(frozen=True)
+class _Memory:
+    """A drawn memory bank (C, M) and query features (B, C), put into an encoder."""
+
+    encoder: nn.Module
+    query: _Query
+    bank: Tensor
+
+    @property
+    def feature(self) -> Tensor:
+        return self.query.feature
+
+    def each_alone(self, model: nn.Module, points: Tensor) -> Tensor:
+        scores = []
+        for row in range(len(points)):
+            self.query.rows = slice(row, row + 1)
+            scores.append(model(points[row : row + 1]))
+        self.query.rows = slice(None)
+        return torch.cat(scores)
+
+    def without(self, model: nn.Module, points: Tensor) -> Tensor:
+        self.encoder.register_buffer("bank", self.bank[:, :0])
+        scores: Tensor = model(points)
+        self.encoder.register_buffer("bank", self.bank)
+        return scores
+
+
+def _remember(encoder: nn.Module, recipe: Recipe) -> _Memory:
+    width = encoder.get_buffer("bank").shape[0]
+    bank = nn.functional.normalize(torch.randn(width, recipe.bank), dim=0)
+    query = _Query(torch.randn(recipe.clouds, width))
+    encoder.register_module("query", query)
+    encoder.register_buffer("bank", bank)
+    return _Memory(encoder, query, bank)
 
 
 def _settings(part: dict[str, Any]) -> dict[str, Any]:
@@ -51,13 +101,14 @@ def _train(attached: Attached, points: Tensor, labels: Tensor, smoothing: float)
 
 def write_record(folder: Path, recipe: Recipe) -> Path:
     """Record our model with random weights; returns the manifest's path."""
-    torch.manual_seed(3)
+    torch.manual_seed(recipe.seed)
     backbone = registry.get("backbones", recipe.encoder["name"])(**_settings(recipe.encoder))
     pool = {"pool": recipe.head["inputs"]}
     method = registry.get("methods", recipe.method["name"])(**_settings(recipe.method), **pool).on(backbone)
     encoder = backbone.build(drop_path=0.1)
-    attached = attach(method, encoder, Task(recipe.head["classes"], train_items=1), head=recipe.kind)
+    attached = attach(method, encoder, Task(recipe.head["classes"], train_items=recipe.bank or 1), head=recipe.kind)
     model = attached.model
+    memory = _remember(model.encoder, recipe) if recipe.bank else None
     for module in model.modules():
         if isinstance(module, DropPath):
             module.rate = 0.0
@@ -67,7 +118,7 @@ def write_record(folder: Path, recipe: Recipe) -> Path:
         for value in model.state_dict().values():
             if value.is_floating_point():  # away from zeros and ones, and exact in float16 as the official records
                 value.copy_((value + 0.02 * torch.rand_like(value)).half())
-    begin = {key: value.clone() for key, value in model.state_dict().items()}
+    begin = {key: value.clone() for key, value in model.state_dict().items() if key != "encoder.bank"}
     points = torch.rand(recipe.clouds, recipe.points, 3) - 0.5
     labels = torch.arange(recipe.clouds) % recipe.head["classes"]
 
@@ -84,6 +135,10 @@ def write_record(folder: Path, recipe: Recipe) -> Path:
         found[f"state.{official(key)}"] = as_official(official(key), stored)
     with torch.no_grad():
         found["out.logits_eval"] = model.eval()(points)
+        if memory is not None:
+            found |= {"in.bank": memory.bank, "in.cp_feat": memory.feature}
+            found["out.logits_eval_each_alone"] = memory.each_alone(model, points)
+            found["out.logits_eval_no_cache"] = memory.without(model, points)
     smoothing = recipe.head.get("label_smoothing", 0.0)
     found["out.logits_train"], found["out.loss"] = _train(attached, points, labels, smoothing)
     names = {official(name): parameter for name, parameter in attached.trainable.items()}
@@ -95,7 +150,7 @@ def write_record(folder: Path, recipe: Recipe) -> Path:
         if key.endswith(("running_mean", "running_var")):
             found[f"bn_after_train.{official(key)}"] = value.clone()
 
-    model.load_state_dict(begin)
+    model.load_state_dict(begin, strict=False)
     groups = attached.optimizer_groups(0.05)
     optimizer, losses = torch.optim.AdamW(groups, lr=5e-4), []
     for _ in range(5):

@@ -246,7 +246,7 @@ def test_failures_and_missing_trials_are_shown_and_never_filled_in(suite: SuiteR
     assert vpt.summary is not None and vpt.summary.n == 2 and vpt.failures == (("no accuracy", 1),)
     assert (board.counts.done, board.counts.failed, board.counts.missing) == (45, 4, 1)
     assert "4 failed and 1 has no result yet" in board.notices[0]
-    assert [(t.seeds, t.error) for t in board.troubles if t.status == "oom"] == [((1, 2), "MemoryError: gone")]
+    assert [(t.seeds, t.error) for t in board.troubles if t.status == "oom"] == [(("1", "2"), "MemoryError: gone")]
 
 
 def test_a_failed_trial_counts_even_when_it_holds_an_accuracy(suite: SuiteResults) -> None:

@@ -12,7 +12,7 @@ from scipy import stats
 
 from reports.statistics import (
     _signed_rank,
-    average_per_seed,
+    average_per_repeat,
     median,
     overall,
     paired,
@@ -147,7 +147,7 @@ def test_overall_is_the_mean_of_dataset_means_and_pairs_by_seed() -> None:
     assert found.sd == pytest.approx(np.std(per_seed, ddof=1))
     expected = stats.t.interval(0.95, 2, loc=np.mean(per_seed), scale=stats.sem(per_seed))
     assert (found.interval.low, found.interval.high) == pytest.approx(expected)
-    assert average_per_seed(scores, ["x", "y"]) == pytest.approx(dict(enumerate(per_seed)))
+    assert average_per_repeat(scores, ["x", "y"]) == pytest.approx(dict(enumerate(per_seed)))
 
 
 def test_overall_needs_every_dataset_and_says_how_many_seeds_are_whole() -> None:

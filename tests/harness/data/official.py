@@ -7,6 +7,8 @@ from pathlib import Path
 import h5py
 import numpy as np
 
+from harness.data.shapenetpart import PARTS
+
 Floats = np.ndarray
 
 
@@ -77,3 +79,20 @@ def write_shapenet55(root: Path, train: dict[str, Floats], test: dict[str, Float
         for name, cloud in shapes.items():
             np.save(base / "shapenet_pc" / name, cloud)
     return base
+
+
+def write_small_shapenetpart(root: Path, *, categories: dict[str, str], items: dict[str, int], seed: int = 0) -> Path:
+    """ShapeNetPart in small: clouds of 60 to 200 points, whose parts are slices along x, so that they can be learnt.
+
+    `categories` are names with their synsets, `items` clouds of the first category by split; each has one more than
+    the category before it.
+    """
+    rng, shapes = np.random.default_rng(seed), {}
+    for more, kind in enumerate(categories):
+        own = PARTS[kind]
+        for split, count in items.items():
+            for index in range(count + more):
+                points = rng.normal(size=(rng.integers(60, 200), 3)).astype(np.float32) * (1, 0.5, 0.8)
+                slices = np.clip(((points[:, 0] + 2) / 4 * len(own)).astype(int), 0, len(own) - 1)
+                shapes[split, kind, f"{split}{index}"] = (points, own.start + slices)
+    return write_parts(root, shapes, categories)

@@ -25,13 +25,7 @@ from tests.harness.importing.test_reading import RunsCode
 from tests.harness.test_cli import harness
 from tests.harness.test_train import claim, make_trial
 
-pytestmark = pytest.mark.usefixtures("in_process")
-
-
-@pytest.fixture(autouse=True)
-def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setenv("HARNESS_DATA", str(tmp_path / "data"))
-    return tmp_path / "data"
+pytestmark = pytest.mark.usefixtures("in_process", "root")
 
 
 def mae(path: Path, **changes: Tensor | None) -> Path:

@@ -1,0 +1,112 @@
+"""Trials of several processes: the same training as one process, whatever their number."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+from torch import Tensor
+
+from harness import registry
+from harness.result import Result
+from harness.store import Store
+from harness.suite import load_suite
+
+SUITE = """\
+format: 1
+name: together
+seeds: 1
+datasets: [sweethome12]
+backbones: {{point_mae: {{preset: tiny, weights: point_mae_tiny_parts}}}}
+methods: {{{methods}}}
+train: {{epochs: 1, batch_size: 16, learning_rate: 2.0e-3, warmup_epochs: 0, drop_path: 0, head_dropout: 0}}
+protocol: {{batchnorm: {batchnorm}}}
+data: {{points: 128}}
+"""
+METHODS = sorted(registry.names("methods"))
+Trained = dict[str, tuple[Result, Path]]
+
+
+def run(folder: Path, methods: list[str], count: int, *, batchnorm: str = "global") -> Trained:
+    """Whole trials by so many processes, without any dropout: result and folder by method."""
+    folder.mkdir(exist_ok=True)
+    suite, output = folder / "suite.yaml", folder / f"results{count}"
+    suite.write_text(SUITE.format(methods=", ".join(map(without_dropout, methods)), batchnorm=batchnorm))
+    Store(output).prepare()
+    processes = []
+    for index in range(count):
+        place = {"RANK": index, "LOCAL_RANK": index, "WORLD_SIZE": count, "LOCAL_WORLD_SIZE": count}
+        environment = os.environ | {"ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+        if count > 1:
+            environment |= {name: str(value) for name, value in place.items()}
+        arguments = [str(suite), str(output), str(folder / f"rendezvous{count}"), str(index), str(count)]
+        command = [sys.executable, "-m", "tests.harness.one_process", *arguments]
+        processes.append(subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True))
+    said = [process.communicate(timeout=1200)[1] for process in processes]
+    assert not any(process.returncode for process in processes), said
+    found = {}
+    for trial in load_suite(str(suite), [f"resources.processes={count}"]).trials:
+        result = Store(output).trial(trial.identity).result()
+        assert result is not None and result.status == "done"
+        found[trial.method_name] = (result, output / "trials" / trial.identity)
+    return found
+
+
+def without_dropout(method: str) -> str:
+    """The method with whatever dropout it has at 0, as a suite has it."""
+    settings = [name for name in registry.get("methods", method).model_fields if "dropout" in name]
+    return f"{method}: {{{', '.join(f'{name}: 0' for name in settings)}}}"
+
+
+def trained(folder: Path) -> dict[str, Tensor]:
+    parts = (folder / "adapter" / name for name in ("adapter_model.safetensors", "head.safetensors"))
+    return {name: tensor for part in parts for name, tensor in load_file(part).items()}
+
+
+def assert_equal(first: Path, second: Path) -> None:
+    """Weights to 1e-5 of each tensor's length, predictions exactly."""
+    ours, theirs = trained(first), trained(second)
+    assert ours.keys() == theirs.keys()
+    for name, value in ours.items():
+        torch.testing.assert_close(theirs[name], value, rtol=0, atol=1e-5 * float(value.double().norm()), msg=name)
+    predictions = [np.load(folder / "predictions.npz")["prediction"] for folder in (first, second)]
+    assert np.array_equal(*predictions)
+
+
+def test_two_processes_train_as_one(tmp_path: Path) -> None:
+    """With a frozen tokenizer: its statistics are the batch's all the same."""
+    alone, first = run(tmp_path, ["dapt"], 1)["dapt"]
+    together, second = run(tmp_path, ["dapt"], 2)["dapt"]
+    assert_equal(first, second)
+    assert alone.metrics.loss == pytest.approx(together.metrics.loss, rel=1e-9)
+    assert together.parameters == alone.parameters
+    memory = together.memory
+    assert memory.host_peak is not None and memory.host_peak_sum is not None
+    assert memory.host_peak < memory.host_peak_sum <= 2 * memory.host_peak
+
+
+@pytest.fixture(scope="module")
+def by_count(tmp_path_factory: pytest.TempPathFactory) -> dict[int, Trained]:
+    folder = tmp_path_factory.mktemp("every")
+    return {count: run(folder, METHODS, count) for count in (1, 2, 4)}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("count", [2, 4])
+def test_every_method_trains_alike_on_one_two_and_four_processes(
+    method: str, count: int, by_count: dict[int, Trained]
+) -> None:
+    assert_equal(by_count[1][method][1], by_count[count][method][1])
+
+
+@pytest.mark.slow
+def test_local_statistics_differ(tmp_path: Path) -> None:
+    """Which is what `local` means, and shows that the tests above can fail."""
+    _, first = run(tmp_path, ["linear_probe"], 1, batchnorm="local")["linear_probe"]
+    with pytest.raises(AssertionError):
+        assert_equal(first, run(tmp_path, ["linear_probe"], 2, batchnorm="local")["linear_probe"][1])
