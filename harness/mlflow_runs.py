@@ -153,10 +153,20 @@ def connect(uri: str) -> Any:
 
 
 def open_experiment(client: Any, name: str, *, artifacts: Path | None) -> str:
-    """The id of the suite's experiment, made or brought back when need be. `artifacts` None: the server decides."""
+    """The id of the suite's experiment, made or brought back when need be. `artifacts` None: the server decides.
+
+    Runs that start at once on several machines may all find none: the server lets one of them make it.
+    """
+    from mlflow.exceptions import MlflowException
+
     experiment = client.get_experiment_by_name(name)
     if experiment is None:
-        return str(client.create_experiment(name, artifact_location=artifacts.as_uri() if artifacts else None))
+        try:
+            return str(client.create_experiment(name, artifact_location=artifacts.as_uri() if artifacts else None))
+        except MlflowException:
+            experiment = client.get_experiment_by_name(name)
+            if experiment is None:
+                raise
     if experiment.lifecycle_stage != "active":
         client.restore_experiment(experiment.experiment_id)
     return str(experiment.experiment_id)
@@ -184,13 +194,16 @@ def find_runs(client: Any, experiment: str) -> dict[str, Run]:
     return runs
 
 
-def write_trial(client: Any, run: Run, state: TrialState, folder: TrialFolder, *, parent: str) -> bool:
-    """Bring a child run up to date; returns whether anything had to be done."""
+def write_trial(
+    client: Any, run: Run, state: TrialState, folder: TrialFolder, *, parent: str, files: bool = True
+) -> bool:
+    """Bring a child run up to date; returns whether anything had to be done. `files`: attach them too."""
     result = state.result
+    digest = _digest(str(state.digest), files=files)
     tags = {key: value for key, value in state.tags.items() if value or key in run.tags}
     tags[PARENT] = parent
     ended = ENDED.get(state.status, "FAILED")
-    if result is not None and run.tags.get(SYNCED) == state.digest and run.status == ended:
+    if result is not None and run.tags.get(SYNCED) in (digest, state.digest) and run.status == ended:
         return _log(client, run, tags=tags)
     changed = False
     if result is None and run.status != ended:
@@ -199,21 +212,31 @@ def write_trial(client: Any, run: Run, state: TrialState, folder: TrialFolder, *
     points = _epochs(folder.metrics(), timestamp=state.started)
     if result is not None:
         points += _final(result, run, timestamp=state.written)
-    params = _params(client, run, state.spec)
+    params = _params(client, run, state.spec, files=files)
     changed = _log(client, run, points=points, params=params, tags=tags) or changed
     if result is None:
         return changed
-    for name in ("result.json", "spec.json", "predictions.npz", "log.txt"):
+    for name in ("result.json", "spec.json", "predictions.npz", "log.txt") if files else ():
         if (folder.path / name).is_file():
             client.log_artifact(run.id, str(folder.path / name))
-    if (folder.path / "adapter").is_dir():
+    if files and (folder.path / "adapter").is_dir():
         client.log_artifacts(run.id, str(folder.path / "adapter"), "adapter")
-    _end(client, run, ended, state.ended, digest=str(state.digest))
+    _end(client, run, ended, state.ended, digest=digest)
     return True
 
 
-def write_parent(client: Any, run: Run, *, tags: dict[str, str], status: str, ended: int, folder: Path) -> bool:
-    """Bring the suite's run up to date, with its reports once it is over; returns whether anything had to be done."""
+def _digest(digest: str, *, files: bool) -> str:
+    """What `harness.synced` says: a run without its files is not the same as one with them."""
+    return digest if files else f"{digest} without files"
+
+
+def write_parent(
+    client: Any, run: Run, *, tags: dict[str, str], status: str, ended: int, folder: Path, files: bool = True
+) -> bool:
+    """Bring the suite's run up to date, with its reports once it is over; returns whether anything had to be done.
+
+    `files`: attach the reports too; the leaderboard is the run's description in any case.
+    """
     if status == "RUNNING":
         changed = _log(client, run, tags=tags)
         if run.status != status:
@@ -221,18 +244,19 @@ def write_parent(client: Any, run: Run, *, tags: dict[str, str], status: str, en
             run.status, changed = status, True
         return changed
     reports = sorted(path for path in (folder / "report").rglob("*") if path.is_file())
-    files = [path for path in (*reports, folder / "suite.yaml") if path.is_file()]
-    content = [(path.name, hashlib.sha256(path.read_bytes()).hexdigest()) for path in files]
+    found = [path for path in (*reports, folder / "suite.yaml") if path.is_file()]
+    content = [(path.name, hashlib.sha256(path.read_bytes()).hexdigest()) for path in found]
     leaderboard = folder / "report" / "leaderboard.md"
     if leaderboard in reports:
         tags = tags | {NOTE: _shortened(leaderboard.read_text())}
-    digest = hashlib.sha256(json.dumps([status, ended, tags, content]).encode()).hexdigest()
-    if run.tags.get(SYNCED) == digest and run.status == status:
+    whole = hashlib.sha256(json.dumps([status, ended, tags, content]).encode()).hexdigest()
+    digest = _digest(whole, files=files)
+    if run.tags.get(SYNCED) in (digest, whole) and run.status == status:
         return False
     _log(client, run, tags=tags)
-    if reports:
+    if reports and files:
         client.log_artifacts(run.id, str(folder / "report"), "report")
-    if folder / "suite.yaml" in files:
+    if folder / "suite.yaml" in found and files:
         client.log_artifact(run.id, str(folder / "suite.yaml"))
     _end(client, run, status, ended, digest=digest)
     return True
@@ -312,13 +336,13 @@ def _final(result: Result, run: Run, *, timestamp: int) -> list[Point]:
     return points
 
 
-def _params(client: Any, run: Run, spec: dict[str, Any]) -> dict[str, str]:
-    """The specification with dotted keys; a value too long for MLflow is attached as a file."""
+def _params(client: Any, run: Run, spec: dict[str, Any], *, files: bool) -> dict[str, str]:
+    """The specification with dotted keys; a value too long for MLflow is attached, or cut without files."""
     params = {_key(name): value for name, value in flatten(spec).items()}
     for key, value in params.items():
         if len(value) > MAX_PARAM:
-            params[key] = f"attached: params/{key}.txt"
-            if key not in run.params:
+            params[key] = f"attached: params/{key}.txt" if files else f"{value[: MAX_PARAM - 1]}…"
+            if files and key not in run.params:
                 client.log_text(run.id, value, f"params/{key}.txt")
     return params
 

@@ -14,6 +14,7 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 
 from harness import registry
+from harness.cluster import Cluster, join
 from harness.data.dataset import Declaration
 from harness.errors import UserError
 from harness.forking import without_main
@@ -21,6 +22,7 @@ from harness.launch import enter_child, trial_environment
 from harness.models.weights import data_root, find_weights
 from harness.result import UNFINISHED, Result
 from harness.schedule import Job, Observer, gpus_here, planned_order, run_jobs
+from harness.shared import marked
 from harness.store import Store
 from harness.suite import Suite
 from harness.tasks import task_of
@@ -71,6 +73,21 @@ def check_gpus(trials: Sequence[Trial]) -> None:
             f"resources: trials ask for {wanted} GPU and this machine has {here or 'none'}; run them where there are "
             "some, or on the processor: --set resources.gpus_per_process=0"
         )
+
+
+def join_cluster(address: str, trials: Sequence[Trial], store: Store) -> Cluster:
+    """The cluster that is to run trials, when all its nodes can. Raises UserError."""
+    root = data_root().resolve()
+    with marked(store.output) as mark:
+        question = {
+            "folders": {"results": str(store.output.resolve()), "data": str(root)},
+            "mark": str(mark.path),
+            "content": mark.content,
+            "data": str(root),
+            "datasets": sorted({trial.dataset.name for trial in trials}),
+            "weights": sorted({t.backbone.weights for t in trials if t.backbone.weights != "random"}),
+        }
+        return join(address, question)
 
 
 def remember_suite(suite: Suite, store: Store, *, chosen: Sequence[Trial], command: Sequence[str]) -> None:
@@ -211,6 +228,8 @@ def run_suite(
     checking: bool = False,
     max_concurrent: int | None = None,
     track: bool = True,
+    artifacts: bool = True,
+    cluster: Cluster | None = None,
 ) -> Summary:
     """Run trials, mirror them into MLflow, write the reports. Data, weights and output are checked before.
 
@@ -229,7 +248,7 @@ def run_suite(
         seconds = steps.result() if steps is not None else {}
         remember()
         begun = True
-        mirror = start_mirror(store, suite.name) if track else None
+        mirror = start_mirror(store, suite.name, files=artifacts) if track else None
         soon = threading.Timer(HEAD_START, _import_reporters)
         soon.daemon = True
         soon.start()
@@ -237,7 +256,13 @@ def run_suite(
 
     try:
         outcome = run_jobs(
-            jobs, begin=begin, store=store, observer=display, max_concurrent=max_concurrent, git=git_revision()
+            jobs,
+            begin=begin,
+            store=store,
+            observer=display,
+            max_concurrent=max_concurrent,
+            git=git_revision(),
+            cluster=cluster,
         )
         if not begun:
             raise KeyboardInterrupt

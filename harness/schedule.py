@@ -22,14 +22,17 @@ from pathlib import Path
 from typing import Any, Protocol, TextIO
 
 from harness.cleaning import scratch_prefix, sweep_scratch
+from harness.cluster import Cluster
+from harness.errors import UserError
 from harness.launch import MAX_LOST, Errand
 from harness.models.weights import data_root
 from harness.result import Result
+from harness.shared import Mark, marked
 from harness.stopping import stop_on_signals
 from harness.store import Store
 from harness.trial import Trial
 from harness.trial_folder import CannotWrite
-from harness.worker import start_launchers, work
+from harness.worker import start_keeper, start_launchers, work
 
 POLL_SECONDS = 0.5
 """How often a run looks after trials that another one works on."""
@@ -113,6 +116,21 @@ def bundle(trial: Trial, *, gpus: int) -> dict[str, float]:
     return found | ({"GPU": float(per_process * processes)} if per_process else {})
 
 
+def slots_of(bundles: Sequence[dict[str, float]], cluster: Cluster) -> int:
+    """How many trials a cluster can run at once. Raises UserError for resources that no node of it has."""
+    kinds = [dict(kind) for kind in {tuple(sorted(bundle.items())) for bundle in bundles}]
+    most = 0
+    for kind in kinds:
+        if not (count := cluster.slots(kind)):
+            wanted = ", ".join(f"{amount:g} {name}" for name, amount in sorted(kind.items()))
+            nodes = "; ".join(f"{node.host}: {node.cpus:g} CPU, {node.gpus:g} GPU" for node in cluster.nodes)
+            raise UserError(
+                f"a trial needs {wanted} on one node, and no node has as much ({nodes}); change `resources`"
+            )
+        most = max(most, count)
+    return most
+
+
 def planned_order(jobs: Sequence[Job], seconds_per_step: dict[str, float]) -> list[Job]:
     """Longest first, by the dry steps' times where there are any, else by clouds to be seen."""
 
@@ -133,8 +151,9 @@ def run_jobs(
     observer: Observer,
     max_concurrent: int | None = None,
     git: str | None = None,
+    cluster: Cluster | None = None,
 ) -> Outcome:
-    """Run trials on all of this machine; returns when all have a result, or on Ctrl-C.
+    """Run trials on all of this machine, or on a cluster; returns when all have a result, or on Ctrl-C.
 
     `begin` is called once Ray is up, and gives the jobs in the order to hand them out; what it raises ends the run.
     Trials that another run works on are left to it and waited for.
@@ -142,27 +161,24 @@ def run_jobs(
     outcome = Outcome()
     os.environ.update(QUIET | {key: os.environ[key] for key in QUIET if key in os.environ})
     sweep_scratch()
-    gpus = gpus_here()
-    threads = [int(bundle(job.trial, gpus=gpus)["CPU"]) for job in jobs]
-    slots = max_concurrent or max(1, (os.cpu_count() or 1) // min(threads))
+    gpus = cluster.gpus if cluster is not None else gpus_here()
+    bundles = [bundle(job.trial, gpus=gpus) for job in jobs]
+    threads = [int(reserved["CPU"]) for reserved in bundles]
+    fitting = slots_of(bundles, cluster) if cluster is not None else max(1, (os.cpu_count() or 1) // min(threads))
+    slots = max_concurrent or fitting
     os.environ.setdefault("TUNE_MAX_PENDING_TRIALS_PG", str(slots + 1))
     import ray
 
     threading.Thread(target=import_module, args=("harness.tune_parts",), daemon=True).start()  # a second of imports
     with stop_on_signals(observer.stopping) as take_signals, _chatter_to(store.output / "ray.log"):
         try:
-            ray.init(
-                address="local",
-                num_cpus=max(os.cpu_count() or 1, *threads),
-                include_dashboard=False,
-                log_to_driver=False,
-                logging_level=logging.ERROR,
-                configure_logging=True,
-                object_store_memory=100_000_000,
-            )
+            _connect(cluster, cpus=max(os.cpu_count() or 1, *threads))
             take_signals()  # Ray has taken SIGTERM
             launchers = start_launchers(0)  # their fork servers get ready meanwhile
-            _rounds(begin(), launchers, store=store, observer=observer, slots=slots, gpus=gpus, git=git)
+            with contextlib.ExitStack() as until_the_end:
+                mark = until_the_end.enter_context(marked(store.output)) if cluster is not None else None
+                launchers += [start_keeper()] if cluster is not None else []
+                _rounds(begin(), launchers, store=store, observer=observer, slots=slots, gpus=gpus, git=git, mark=mark)
         except KeyboardInterrupt:
             outcome.interrupted = True
         except CannotWrite as problem:
@@ -175,6 +191,21 @@ def run_jobs(
             with contextlib.suppress(CannotWrite):
                 _close_interrupted(jobs, store, why=outcome.problem or "interrupted")
     return outcome
+
+
+def _connect(cluster: Cluster | None, *, cpus: int) -> None:
+    """Start Ray on this machine, or join a cluster that has just answered. Raises UserError when it is gone again."""
+    import ray
+
+    common = {"log_to_driver": False, "logging_level": logging.ERROR, "configure_logging": True}
+    if cluster is None:
+        here = {"num_cpus": cpus, "include_dashboard": False, "object_store_memory": 100_000_000}
+        ray.init(address="local", **here, **common)
+        return
+    try:
+        ray.init(address=cluster.address, **common)
+    except (ConnectionError, RuntimeError, OSError) as error:
+        raise UserError(f"--address {cluster.address}: the cluster was there and is gone again ({error})") from None
 
 
 @contextlib.contextmanager
@@ -242,6 +273,7 @@ def _round(
     slots: int,
     gpus: int,
     git: str | None,
+    mark: Mark | None = None,
 ) -> None:
     """One pass of Tune over trials. A trial whose actor dies leaves no result."""
     from ray import tune
@@ -255,7 +287,8 @@ def _round(
     bundles = [bundle(job.trial, gpus=gpus) for job in plan]
     errands = [job.errand for job in plan]
     output, data = store.output.resolve(), data_root().resolve()
-    trainable = tune.with_parameters(work, errands=errands, generation=generation, output=output, data=data, git=git)
+    where = {"generation": generation, "output": output, "data": data, "git": git, "mark": mark}
+    trainable = tune.with_parameters(work, errands=errands, **where)
     trainable = tune.with_resources(trainable, lambda config: tune.PlacementGroupFactory([bundles[config["index"]]]))
     with tempfile.TemporaryDirectory(prefix=scratch_prefix()) as scratch:
         tuner = tune.Tuner(

@@ -9,10 +9,11 @@ A trial's folder is named by its identity, so suites that share a trial share it
 from __future__ import annotations
 
 import contextlib
+import gc
 import json
 import tempfile
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
@@ -62,6 +63,20 @@ class SuiteResults:
     """Trials that this run was asked for."""
     driver: Holder | None = None
     """The process of this run, alive or not."""
+    worked_out: dict[str, Any] = field(default_factory=dict, init=False, compare=False, repr=False)
+    """What one report works out of the results and the next one need not again."""
+
+
+@contextlib.contextmanager
+def _no_collection() -> Iterator[None]:
+    """Without the garbage collector, which looks again and again through results that all stay: a third of the time."""
+    was = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was:
+            gc.enable()
 
 
 class Store:
@@ -169,11 +184,13 @@ class Store:
             known = ", ".join(self.suites()) or "none yet"
             raise UserError(f"{self.output}: holds no results of a suite '{name}' (found: {known})")
         try:
+            with _no_collection():
+                entries = tuple(Entry(**entry, result=self.trial(entry["id"]).result()) for entry in index["trials"])
             return SuiteResults(
                 name=index["name"],
                 description=index["description"],
                 digest=index["digest"],
-                entries=tuple(Entry(**entry, result=self.trial(entry["id"]).result()) for entry in index["trials"]),
+                entries=entries,
                 command=tuple(index.get("command", ())),
                 chosen=frozenset(index.get("chosen", ())),
                 driver=Holder.model_validate(index["driver"]) if "driver" in index else None,

@@ -74,16 +74,17 @@ def tracking_uri(store: Store) -> str:
     return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{store.output.resolve() / 'mlflow.db'}"
 
 
-def sync(*, store: Store, suite: str, uri: str | None = None) -> Synced:
+def sync(*, store: Store, suite: str, uri: str | None = None, files: bool = True) -> Synced:
     """Make MLflow show what the store holds of a suite. A second call changes nothing.
 
+    `files`: attach adapters, predictions, logs and reports; without them MLflow gets numbers, parameters and tags.
     Raises UserError when the suite never ran here, MLflow cannot be reached, its database is another version's, or
     another process keeps writing.
     """
-    return Replay(store=store, suite=suite, uri=uri or tracking_uri(store)).update(final=True)
+    return Replay(store=store, suite=suite, uri=uri or tracking_uri(store), files=files).update(final=True)
 
 
-def start_mirror(store: Store, suite: str, *, uri: str | None = None) -> Mirror:
+def start_mirror(store: Store, suite: str, *, uri: str | None = None, files: bool = True) -> Mirror:
     """Start a process that syncs a suite every few seconds, until `finish`, or until this process dies.
 
     Call it from the main thread: on Linux the process also dies with the thread that started it. Never raises for
@@ -91,7 +92,15 @@ def start_mirror(store: Store, suite: str, *, uri: str | None = None) -> Mirror:
     """
     output = store.output.resolve()
     path = store.suite_folder(suite) / "mlflow.log"
-    command = [sys.executable, "-m", "harness.tracking", str(output), suite, str(os.getpid())]
+    command = [
+        sys.executable,
+        "-m",
+        "harness.tracking",
+        str(output),
+        suite,
+        str(os.getpid()),
+        "files" if files else "bare",
+    ]
     environment = QUIET | os.environ | {"MLFLOW_TRACKING_URI": uri or tracking_uri(store)}
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -153,9 +162,10 @@ class Mirror:
 class Replay:
     """One suite of the store and what MLflow is known to hold of it, so that an update costs only what changed."""
 
-    def __init__(self, *, store: Store, suite: str, uri: str) -> None:
+    def __init__(self, *, store: Store, suite: str, uri: str, files: bool = True) -> None:
         self.store = Store(store.output.resolve())
         self.uri = uri
+        self.files = files
         self.suite = store.load(suite)
         self.client: Any = None
         self.experiment = ""
@@ -192,15 +202,15 @@ class Replay:
         updated = 0
         for identity, signature in changed.items():
             run, state, parent = self.runs[identity], self.states[identity], self.runs[SUITE].id
-            updated += write_trial(self.client, run, state, self.store.trial(identity), parent=parent)
+            folder = self.store.trial(identity)
+            updated += write_trial(self.client, run, state, folder, parent=parent, files=self.files)
             self.seen[identity] = signature
         statuses = [state.status for state in self.states.values()]
         done, running = statuses.count("done"), statuses.count("running")
         failed = len(statuses) - done - running - statuses.count("interrupted")
         if changed or final:
             self._update_parent(statuses, done=done, failed=failed, final=final)
-        uri = re.sub(r"//[^/@]*@", "//", self.uri)
-        return Synced(uri, self.suite.name, len(statuses), updated, done, failed, running)
+        return Synced(shown_uri(self.uri), self.suite.name, len(statuses), updated, done, failed, running)
 
     def _ensure_runs(self) -> None:
         """A run for the suite and for every trial that can be shown: looked for before it is made, and after."""
@@ -244,7 +254,8 @@ class Replay:
             status = "FINISHED" if done else "FAILED"
         ended = max((state.ended for state in self.states.values()), default=self._started())
         folder = self.store.suite_folder(self.suite.name)
-        write_parent(self.client, self.runs[SUITE], tags=tags, status=status, ended=ended, folder=folder)
+        run = self.runs[SUITE]
+        write_parent(self.client, run, tags=tags, status=status, ended=ended, folder=folder, files=self.files)
 
 
 def _signature(folder: Path) -> tuple[Any, ...]:
@@ -289,21 +300,36 @@ def _explained(uri: str, suite: str, store: Store) -> Iterator[None]:
     except UserError:
         raise
     except Exception as error:
-        where = re.sub(r"//[^/@]*@", "//", uri)
-        text = (str(error).strip().splitlines() or [""])[0][:200]
-        if "database schema" in text:
-            what = f"is a database of another MLflow version; `mlflow db upgrade {where}` brings it up to date"
-        elif "failed with exception" in text or isinstance(error, ConnectionError | TimeoutError):
-            what = "does not answer"
-        else:
-            what = f"refuses ({type(error).__name__}: {text})"
         safe = f"the results are safe in {store.output}; `harness sync {suite}` replays them once that is mended"
-        raise UserError(f"MLflow at {where} {what}; {safe}") from error
+        raise UserError(f"MLflow at {shown_uri(uri)} {unreachable(error, uri)}; {safe}") from error
+
+
+def shown_uri(uri: str) -> str:
+    """A tracking URI without the name and password in it."""
+    return re.sub(r"//[^/@]*@", "//", uri)
+
+
+def unreachable(error: Exception, uri: str) -> str:
+    """What MLflow's complaint comes to: a verb and what to do."""
+    text = (str(error).strip().splitlines() or [""])[0][:200]
+    if "database schema" in text:
+        return f"is a database of another MLflow version; `mlflow db upgrade {shown_uri(uri)}` brings it up to date"
+    if re.search(r"\b401\b|not authenticated", text):
+        return (
+            "asks who you are; set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, or MLFLOW_TRACKING_TOKEN "
+            "(docs/mlflow.md)"
+        )
+    if re.search(r"\b403\b|PERMISSION_DENIED", text):
+        return "does not let this user in (error 403); its administrator grants permissions (docs/mlflow.md)"
+    if "failed with exception" in text or isinstance(error, ConnectionError | TimeoutError):
+        return "does not answer"
+    return f"refuses ({type(error).__name__}: {text})"
 
 
 def main(arguments: list[str]) -> None:
-    """The mirror process: OUTPUT SUITE PARENT_PID; a line or the end of stdin asks for the last sync."""
+    """The mirror process: OUTPUT SUITE PARENT_PID files|bare; a line or the end of stdin asks for the last sync."""
     output, suite, parent = Store(Path(arguments[0])), arguments[1], int(arguments[2])
+    files = arguments[3] == "files"
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
     os.nice(10)  # trials are being timed
@@ -317,7 +343,7 @@ def main(arguments: list[str]) -> None:
         if os.getppid() != parent:
             return
         try:
-            replay = replay or Replay(store=output, suite=suite, uri=tracking_uri(output))
+            replay = replay or Replay(store=output, suite=suite, uri=tracking_uri(output), files=files)
             synced = replay.update(final=last)
             updated += synced.updated
             found: dict[str, Any] = {"synced": asdict(replace(synced, updated=updated))}

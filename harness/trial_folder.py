@@ -103,12 +103,11 @@ class TrialFolder:
 
     def result(self) -> Result | None:
         """The result, or None when there is none, or it is damaged or of another trial."""
-        raw = read_json(self.path / "result.json")
         try:
-            result = Result.model_validate(raw) if isinstance(raw, dict) else None
-        except ValidationError:
+            result = Result.model_validate_json((self.path / "result.json").read_bytes())
+        except (OSError, ValidationError):
             return None
-        return result if result is not None and result.id == self.identity else None
+        return result if result.id == self.identity else None
 
     def stamp(self) -> str | None:
         """A digest of result.json as it is now; None when there is none."""
@@ -151,10 +150,13 @@ class TrialFolder:
         except OSError:
             return False
 
-    def claim(self, spec: dict[str, Any], *, replaces: str | None = None) -> TrialWriter:
+    def claim(
+        self, spec: dict[str, Any], *, replaces: str | None = None, earlier: Sequence[dict[str, Any]] = ()
+    ) -> TrialWriter:
         """Take the lease and begin an attempt; what a vanished one left of its attempts is kept.
 
-        A final result stands in the way unless `replaces` is its stamp. Raises Taken, Finished or CannotWrite.
+        `earlier` are attempts that another folder knows of. A final result stands in the way unless `replaces` is its
+        stamp. Raises Taken, Finished or CannotWrite.
         """
         with self._locked():
             if self._held():
@@ -162,7 +164,7 @@ class TrialFolder:
             result = self.result()
             if not self._make_way(result, replaces):
                 raise Finished
-            earlier = self._attempts_so_far(result)
+            earlier = [*earlier, *self._attempts_so_far(result)]
             token, attempt = secrets.token_hex(8), len(earlier) + 1
             lease = Lease(token=token, **myself(), attempt=attempt, started=time.time(), earlier=tuple(earlier))
             write_atomically(self.path / "running.json", lease.model_dump_json())

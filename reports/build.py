@@ -36,7 +36,17 @@ Grouped = Mapping[RowKey, Sequence[Entry]]
 
 
 def leaderboard(results: SuiteResults) -> Leaderboard:
-    """All that the reports of a suite say, from its results alone; the order of entries does not matter."""
+    """All that the reports of a suite say, from its results alone; the order of entries does not matter.
+
+    Worked out once for all reports of the same results.
+    """
+    if "leaderboard" not in results.worked_out:
+        results.worked_out["leaderboard"] = _leaderboard(results)
+    board: Leaderboard = results.worked_out["leaderboard"]
+    return board
+
+
+def _leaderboard(results: SuiteResults) -> Leaderboard:
     entries = sorted(results.entries, key=_order)
     datasets = tuple(sorted({entry.dataset for entry in entries}))
     grouped = _rows_of(entries)

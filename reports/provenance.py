@@ -56,6 +56,8 @@ def plain(value: Any) -> str:
         return ", ".join(f"{key} {plain(value[key])}" for key in sorted(value, key=str))
     if isinstance(value, list | tuple):
         return ", ".join(plain(item) for item in value)
+    if type(value) is int:
+        return str(value)
     return value if isinstance(value, str) else "none" if value is None else json.dumps(value)
 
 

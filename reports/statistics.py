@@ -9,9 +9,11 @@ not of other test items.
 from __future__ import annotations
 
 import math
+from bisect import bisect_left, bisect_right
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
+from functools import cache, lru_cache
 from typing import TYPE_CHECKING, Literal, TypeVar
 
 import numpy as np
@@ -23,6 +25,8 @@ if TYPE_CHECKING:
 CONFIDENCE = 0.95
 PAIRS_FOR_P = 6
 """Fewest pairs with which an exact two-sided paired test can reach p < 0.05: 2 ** (1 - 6) = 0.031."""
+EXACT_PAIRS = 50
+"""With more pairs the normal approximation of the signed ranks is as good."""
 SAME = 1e-12
 """Fractions closer than this are the same number in another order of summation."""
 
@@ -77,8 +81,15 @@ def sample_sd(values: Sequence[float]) -> float | None:
     """Sample standard deviation (ddof 1), or None for fewer than two values."""
     if len(values) < 2:
         return None
-    sd = float(np.std(np.sort(np.asarray(values, dtype=float)), ddof=1))
+    centre = mean(values)
+    sd = math.sqrt(math.fsum((value - centre) ** 2 for value in values) / (len(values) - 1))
     return 0.0 if sd < SAME else sd
+
+
+@cache
+def _t_quantile(freedom: int) -> float:
+    """How many standard errors the interval reaches; scipy takes a third of a millisecond for it."""
+    return float(stats.t.ppf((1 + CONFIDENCE) / 2, freedom))
 
 
 def student_t(values: Sequence[float], *, lowest: float, highest: float) -> Interval | None:
@@ -86,7 +97,7 @@ def student_t(values: Sequence[float], *, lowest: float, highest: float) -> Inte
     sd = sample_sd(values)
     if sd is None:
         return None
-    half = float(stats.t.ppf((1 + CONFIDENCE) / 2, len(values) - 1)) * sd / math.sqrt(len(values))
+    half = _t_quantile(len(values) - 1) * sd / math.sqrt(len(values))
     centre = mean(values)
     return Interval(max(lowest, centre - half), min(highest, centre + half), "student_t")
 
@@ -164,10 +175,36 @@ def smallest_p(pairs: int) -> float:
 
 
 def _signed_rank(differences: Sequence[float]) -> float | None:
+    """Two-sided p of Wilcoxon's signed ranks, zeros after Pratt: exact, with ties too, up to `EXACT_PAIRS` pairs."""
     if len(differences) < PAIRS_FOR_P:
         return None
     # Differences that are equal up to rounding must tie in rank.
     rounded = [round(difference, 12) for difference in sorted(differences)]
     if not any(rounded):
         return 1.0
-    return float(stats.wilcoxon(rounded, zero_method="pratt").pvalue)
+    if len(rounded) > EXACT_PAIRS:
+        return float(stats.wilcoxon(rounded, zero_method="pratt").pvalue)
+    ranks = _doubled_ranks([abs(difference) for difference in rounded])
+    moved = [(rank, difference > 0) for rank, difference in zip(ranks, rounded, strict=True) if difference]
+    chances = _chances(tuple(sorted(rank for rank, _ in moved)))
+    positive = sum(rank for rank, up in moved if up)
+    return min(1.0, 2 * min(math.fsum(chances[: positive + 1]), math.fsum(chances[positive:])))
+
+
+def _doubled_ranks(sizes: Sequence[float]) -> list[int]:
+    """Twice the rank of each size, from the smallest, 1; equal ones share the mean of their ranks."""
+    order = sorted(sizes)
+    ranks = {size: bisect_left(order, size) + bisect_right(order, size) + 1 for size in set(sizes)}
+    return [ranks[size] for size in sizes]
+
+
+@lru_cache(maxsize=256)
+def _chances(ranks: tuple[int, ...]) -> tuple[float, ...]:
+    """The chance of every sum of ranks when each counts with probability one half."""
+    chances = np.zeros(sum(ranks) + 1)
+    chances[0] = 1.0
+    for rank in ranks:
+        moved = np.zeros_like(chances)
+        moved[rank:] = chances[: len(chances) - rank]
+        chances = (chances + moved) / 2
+    return tuple(chances.tolist())

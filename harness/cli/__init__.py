@@ -1,7 +1,7 @@
 """`harness …`: arguments in, text and exit codes out; no logic of its own.
 
-Exit codes: 0 all done, 1 some trials failed, some files were refused or some fixtures do not agree, 2 bad input,
-130 interrupted. Heavy libraries are imported by the commands that need them.
+Exit codes: 0 all done, 1 some trials failed, some files were refused, some fixtures do not agree or the doctor found
+problems, 2 bad input, 130 interrupted. Heavy libraries are imported by the commands that need them.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import Annotated
 import typer
 
 from harness import __version__
-from harness.cli import data, run, show, use, verify, watch, weights
+from harness.cli import data, doctor, run, show, use, verify, watch, weights
 from harness.errors import UserError
 
 app = typer.Typer(
@@ -23,7 +23,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for part in (run, watch, use, show, verify, data, weights):
+for part in (run, watch, use, show, verify, doctor, data, weights):
     app.add_typer(part.app)
 
 

@@ -35,6 +35,13 @@ DataFolder = Annotated[
     Path | None,
     typer.Option("--data", metavar="DIR", callback=_use_data_folder, help="Data folder, instead of HARNESS_DATA."),
 ]
+Address = Annotated[
+    str | None,
+    typer.Option("--address", metavar="auto|HOST:PORT", help="A running Ray cluster, by its head node."),
+]
+Artifacts = Annotated[
+    bool, typer.Option("--artifacts/--no-artifacts", help="Attach adapters, predictions, logs and reports in MLflow.")
+]
 AsJson = Annotated[bool, typer.Option("--json", help="Machine-readable output on stdout.")]
 
 

@@ -16,7 +16,19 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from harness.cli.options import AsJson, DataFolder, Only, Output, Set, SuiteName, make_console, print_json, suite_name
+from harness.cli.options import (
+    Address,
+    Artifacts,
+    AsJson,
+    DataFolder,
+    Only,
+    Output,
+    Set,
+    SuiteName,
+    make_console,
+    print_json,
+    suite_name,
+)
 from harness.errors import UserError
 
 if TYPE_CHECKING:
@@ -51,6 +63,8 @@ def run(
         typer.Option(metavar="STATUS,…", help="Run trials again that ended so: failed, oom, diverged, timeout."),
     ] = "",
     track: Annotated[bool, typer.Option("--mlflow/--no-mlflow", help="Mirror the run into MLflow.")] = True,
+    artifacts: Artifacts = True,
+    address: Address = None,
     as_json: AsJson = False,
 ) -> None:
     """Run a suite: trials without a result, then the reports."""
@@ -58,6 +72,7 @@ def run(
     from harness.run import (
         CHECK_ABOVE,
         check_gpus,
+        join_cluster,
         remember_suite,
         run_suite,
         summarise,
@@ -79,7 +94,8 @@ def run(
     missing = what_is_missing(trials)
     if missing:
         raise UserError("this suite needs what is not here yet:\n" + "\n".join(f"- {message}" for message in missing))
-    check_gpus(trials)
+    if address is None:
+        check_gpus(trials)
     store = Store(output)
     store.prepare()
     left = to_run(trials, store, retry=sorted(wanted))
@@ -88,7 +104,11 @@ def run(
     ended = summarise(loaded, [t for t in trials if t.identity not in chosen], store, interrupted=False)
     failed = f"{len(ended.failed)} failed before (--retry runs them again), " if ended.failed else ""
     console.print(f"[bold]{loaded.name}[/bold]: {_count(trials)}, {ended.done} done before, {failed}{len(left)} to run")
+    cluster = join_cluster(address, [job.trial for job in left], store) if address is not None and left else None
+    if cluster is not None:
+        console.print(cluster.described(), highlight=False)
     command = [suite, *(word for setting in settings or () for word in ("--set", setting)), "--output", str(output)]
+    command += ["--address", address] if address is not None else []
     remember = partial(remember_suite, loaded, store, chosen=trials, command=command)
     if left:
         with RunDisplay([job.trial for job in left], store=store, console=console) as display:
@@ -102,6 +122,8 @@ def run(
                 checking=check if check is not None else len(left) > CHECK_ABOVE,
                 max_concurrent=max_concurrent,
                 track=track,
+                artifacts=artifacts,
+                cluster=cluster,
             )
         took = duration(display.elapsed)
     else:
@@ -275,12 +297,13 @@ def report(
 def sync(
     suite: Annotated[str, typer.Argument(help="Name or file of a suite that ran into the output folder.")],
     output: Output = Path("results"),
+    artifacts: Artifacts = True,
 ) -> None:
     """Replay a suite's results into MLflow (MLFLOW_TRACKING_URI, or the database in the output folder)."""
     from harness.store import Store
     from harness.tracking import sync as replay
 
-    typer.echo(str(replay(store=Store(output), suite=suite_name(suite))))
+    typer.echo(str(replay(store=Store(output), suite=suite_name(suite), files=artifacts)))
 
 
 @app.command()

@@ -11,6 +11,7 @@ import pytest
 from scipy import stats
 
 from reports.statistics import (
+    _signed_rank,
     average_per_repeat,
     median,
     overall,
@@ -195,3 +196,18 @@ def test_every_count_can_be_rounded_or_cut_off_and_nothing_else_can(total: int) 
     shown = {f"{float(share):.2f}" for share in exact} | {f"{math.floor(100 * share) / 100:.2f}" for share in exact}
     assert {text for step in range(10001) if possible(text := f"{step / 100:.2f}", total)} == shown
     assert all(possible(f"{float(share):.8f}", total) and possible(f"{float(share):.1f}", total) for share in exact)
+
+
+def test_signed_ranks_are_scipys_where_scipy_is_exact() -> None:
+    """Without ties up to 50 pairs; with ties and zeros up to 13, where scipy tries all signs."""
+    draw = np.random.default_rng(0)
+    for n in (6, 9, 20, 50):
+        values = draw.normal(0.3, 1, n)
+        assert _signed_rank(values) == pytest.approx(stats.wilcoxon(values, zero_method="pratt").pvalue, rel=1e-9)
+    for values in ([1, 1, -1, 2, 0, 3, 0], [1, 2, 2, -2, 3, 4, 4, -1], [-1] * 7, [0, 0, 0, 0, 0, 5.0]):
+        expected = stats.wilcoxon(np.asarray(values, dtype=float), zero_method="pratt").pvalue
+        assert _signed_rank(values) == pytest.approx(expected, rel=1e-9)
+
+
+def test_more_pairs_than_are_exact() -> None:
+    assert 0 < (_signed_rank(np.random.default_rng(1).normal(0.1, 1, 60)) or 0) < 1

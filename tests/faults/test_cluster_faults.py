@@ -1,0 +1,153 @@
+"""Two nodes of a Ray cluster on one machine, the second one without the results folder; faults made for real."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+pytestmark = pytest.mark.slow
+TOKEN = "0" * 64
+
+
+class TwoNodes:
+    """A head and a second node, one CPU each, started with `ray start`."""
+
+    def __init__(self, scene: Any, folder: Path, *, hidden: Path | None) -> None:
+        self.scene = scene
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            self.address = f"127.0.0.1:{probe.getsockname()[1]}"
+        name, _, mark = scene.mark.partition("=")
+        self.environment = {
+            "RAY_AUTH_MODE": "token",
+            "RAY_AUTH_TOKEN": TOKEN,
+            "RAY_USAGE_STATS_ENABLED": "0",
+            "RAY_health_check_period_ms": "1000",
+            "RAY_health_check_failure_threshold": "3",
+        }
+        self.mark = {name: mark}
+        port = self.address.rpartition(":")[2]
+        self.logs = folder
+        ray = Path("/tmp") / f"hr{os.getpid()}"  # sockets' paths must be short
+        self.temporary = ray
+        self.head = self._start("head", "--head", "--port", port, "--include-dashboard=false", "--temp-dir", str(ray))
+        self.second = self._start("second", "--address", self.address, hidden=hidden)
+
+    def _start(self, name: str, *arguments: str, hidden: Path | None = None) -> subprocess.Popen[bytes]:
+        """`ray start`; with `hidden` an empty file system lies over that folder for the node."""
+        command = [sys.executable, "-m", "ray.scripts.scripts", "start", "--block", "--num-cpus", "1", *arguments]
+        command += ["--disable-usage-stats", "--object-store-memory", "80000000"]
+        if hidden is not None:
+            cover = 'mount -t tmpfs tmpfs "$0" && exec "$@"'
+            command = ["unshare", "--mount", "--propagation", "private", "sh", "-c", cover, str(hidden), *command]
+        log = self.logs / f"{name}.log"
+        with log.open("wb") as file:
+            process = subprocess.Popen(
+                command,
+                stdout=file,
+                stderr=file,
+                env=os.environ | self.environment | self.mark,
+                start_new_session=True,
+            )
+        deadline = time.monotonic() + 120
+        while "Ray runtime started" not in log.read_text():
+            assert process.poll() is None and time.monotonic() < deadline, log.read_text()
+            time.sleep(0.1)
+        return process
+
+    def start(self, *arguments: str) -> subprocess.Popen[str]:
+        process: subprocess.Popen[str] = self.scene.start("--address", self.address, *arguments, **self.environment)
+        return process
+
+    def kill_second(self) -> None:
+        """kill -9 of the second node: its `ray start`, its raylet and all that these started, all at once."""
+        victims = [*psutil.Process(self.second.pid).children(recursive=True), psutil.Process(self.second.pid)]
+        for victim in victims:
+            victim.send_signal(signal.SIGKILL)
+
+    def trial_of_second(self) -> dict[str, Any]:
+        """The lease of a trial in mid-training that the keeper holds for the second node."""
+        deadline = time.monotonic() + 180
+        while time.monotonic() < deadline:
+            for lease in self.scene.leases():
+                try:
+                    held_by_keeper = "Host" in " ".join(psutil.Process(lease["pid"]).cmdline())
+                except psutil.Error:
+                    continue
+                if held_by_keeper and 2 <= lease["done"] < lease["epochs"] - 3:
+                    found: dict[str, Any] = lease
+                    return found
+            time.sleep(0.05)
+        raise AssertionError("no trial ran on the second node")
+
+
+@pytest.fixture
+def hidden(tmp_path: Path) -> Path:
+    """A folder for results that the second node does not see."""
+    folder = tmp_path / "hidden"
+    folder.mkdir()
+    can = ["unshare", "--mount", "--propagation", "private", "mount", "-t", "tmpfs", "tmpfs", str(folder)]
+    if shutil.which("unshare") is None or subprocess.run(can, capture_output=True).returncode != 0:
+        pytest.skip("a folder can only be hidden from a node by root")
+    return folder
+
+
+@pytest.fixture
+def cluster(scene: Any, tmp_path: Path, hidden: Path) -> Iterator[TwoNodes]:
+    scene.output = hidden / "results"
+    made = TwoNodes(scene, tmp_path, hidden=hidden)
+    yield made
+    for process in scene.processes():
+        process.kill()
+    shutil.rmtree(made.temporary, ignore_errors=True)
+
+
+def test_a_killed_node_that_does_not_share_the_folder(scene: Any, cluster: TwoNodes) -> None:
+    """Its trial goes on elsewhere, from the checkpoint that has travelled; what was finished is not run again."""
+    scene.write(
+        (scene.folder / "suite.yaml").read_text().replace("train.epochs: 20", "train.epochs: 60").replace("60s", "600s")
+    )
+    code, summary, err = scene.end(cluster.start("--only", "method=linear_probe"))
+    assert (code, summary["done"]) == (0, 2), err
+    assert "without this results folder" in err
+    scene.remember_finished()
+    process = cluster.start()
+    lease = cluster.trial_of_second()
+    cluster.kill_second()
+    code, summary, err = scene.end(process)
+    assert (code, summary["done"]) == (0, 4), err
+    suffered = scene.results()[lease["folder"].name]
+    assert [attempt["status"] for attempt in suffered["attempts"]] == ["lost", "done"]
+    print(f"resumed from epoch {suffered['attempts'][1]['resumed']}, killed after {lease['done']}")
+    scene.assert_complete()
+
+
+def test_the_shared_folder_is_away_for_a_while(scene: Any, tmp_path: Path) -> None:
+    """The run stops with the reason, or waits; after the folder is back the same command ends with all done."""
+    scene.finish_some()
+    process = scene.start()
+    scene.trains(driver=process)
+    away = scene.output.with_name("away")
+    scene.output.rename(away)
+    time.sleep(5)
+    if scene.output.exists():  # somebody made the folder anew: nothing of it is a result
+        assert not list(scene.output.glob("trials/*/result.json"))
+        shutil.rmtree(scene.output)
+    away.rename(scene.output)
+    code, _, err = scene.end(process)
+    print(f"exit code {code}, {err.splitlines()[-1:]}")
+    scene.assert_untouched()
+    code, summary, err = scene.run()
+    assert (code, summary["done"]) == (0, 4), err
+    scene.assert_complete()
