@@ -92,13 +92,20 @@ class Ranks:  # satisfies harness.evaluation.Processes
 
     def prepare(self, attached: Attached, optimizer: Optimizer, *, batchnorm: str) -> tuple[Headed, Optimizer]:
         """Model and optimiser as this process trains them."""
-        if self.count > 1:
-            if batchnorm == "global":
-                make_global(attached.model)
-            if self.strategy == "zero3":
-                _divide_as_one(attached.model)
-            if self.accelerator.ddp_handler is not None:
-                self.accelerator.ddp_handler.find_unused_parameters = bool(attached.dead)
+        if self.count == 1:
+            model, optimizer = self.accelerator.prepare(attached.model, optimizer)
+            return model, optimizer
+        if batchnorm == "global":
+            make_global(attached.model)
+        if self.strategy == "zero3":
+            from deepspeed.utils import set_z3_leaf_module
+
+            whole = _Whole(attached.model)
+            set_z3_leaf_module(whole, True)
+            engine, optimizer = self.accelerator.prepare(whole, optimizer)
+            return _Divided(engine, attached.model), optimizer
+        if self.accelerator.ddp_handler is not None:
+            self.accelerator.ddp_handler.find_unused_parameters = bool(attached.dead)
         with warnings.catch_warnings():  # torch's new name for `broadcast_buffers` is not Accelerate's yet
             warnings.filterwarnings("ignore", "`broadcast_buffers` is deprecated", FutureWarning)
             model, optimizer = self.accelerator.prepare(attached.model, optimizer)
@@ -170,15 +177,38 @@ class Ranks:  # satisfies harness.evaluation.Processes
         return torch.cat(parts)
 
 
-def _divide_as_one(model: nn.Module) -> None:
-    """Let ZeRO-3 fetch a model's parameters together, for a whole pass.
+class _Whole(nn.Module):
+    """A model whose parameters ZeRO-3 fetches together, for a whole pass.
 
-    Its hooks see tensors only: not the Tokens that blocks hand on, and not weights that are used without their layer. So
-    parameters are divided between the passes, gradients and optimiser states always.
+    Its hooks see the tensors that modules are given and give: not the Tokens that blocks hand on, and not weights that
+    are used without calling their layer. So the whole model counts as one module here: parameters are divided between
+    the passes, gradients and optimiser states always. ZeRO-3 lets go of them once the gradient of an input is there,
+    which points have none of: `last` is that input, and as the oldest node of the graph it comes last.
     """
-    from deepspeed.utils import set_z3_leaf_modules
 
-    set_z3_leaf_modules(model, [type(model)])
+    def __init__(self, model: Headed) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, *inputs: Tensor) -> Tensor:
+        """The model's inputs, and a zero with a gradient."""
+        *own, last = inputs
+        scores: Tensor = self.model(*own)
+        return scores + 0 * last
+
+
+class _Divided(Headed):
+    """The engine of a `_Whole`, called like the model."""
+
+    def __init__(self, engine: nn.Module, model: Headed) -> None:
+        super().__init__()
+        self.engine, self.encoder, self.head = engine, model.encoder, model.head
+
+    def forward(self, *inputs: Tensor) -> Tensor:
+        """As the model."""
+        last = torch.zeros((), device=inputs[0].device, requires_grad=torch.is_grad_enabled())
+        scores: Tensor = self.engine(*inputs, last)
+        return scores
 
 
 def join(rendezvous: Path, *, index: int, count: int) -> None:
