@@ -407,3 +407,14 @@ def _baseline(trial: Trial, writer: TrialWriter | Onlooker, git: str | None) -> 
         digests={"data": digest},
         reasons=reasons | {"metrics.loss": nothing},
     )
+
+
+def main() -> None:
+    """`python -m harness.train SUITE …`, also under `accelerate launch`: one trial without Ray (harness.alone)."""
+    from harness.alone import main as alone
+
+    alone()
+
+
+if __name__ == "__main__":
+    main()

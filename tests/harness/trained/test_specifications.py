@@ -37,7 +37,7 @@ def test_a_specification_that_is_none_here(monkeypatch: pytest.MonkeyPatch) -> N
         ("method", {"settings": {"rnk": 3}}, "rnk"),
         ("backbone", {"version": 9}, "backbone 'point_mae' is of version 1 here"),
         ("dataset", {"name": "nope"}, "unknown dataset 'nope'"),
-        ("resources", {"processes": 8}, "processes"),
+        ("resources", {"processes": 0}, "processes"),
     ):
         with pytest.raises(UserError, match=re.escape(words)):
             Trial.from_spec(spec | {section: spec[section] | changes})
