@@ -52,8 +52,8 @@ def _run(suite: str, *, only: list[str], settings: list[str], output: Path) -> i
     wanted = 1 if trial.baseline is not None else trial.resources.processes
     if count != wanted:
         raise UserError(
-            f"{trial.name} is for resources.processes = {wanted}, and {count} run: start it with `accelerate launch --multi_gpu "
-            f"--num_processes {wanted} -m harness.train …`, or add --set resources.processes={count}"
+            f"{trial.name} is for resources.processes = {wanted}, and {count} run: start it with `accelerate launch "
+            f"--multi_gpu --num_processes {wanted} -m harness.train …`, or add --set resources.processes={count}"
         )
     _set_up(trial.resources.strategy)
     from harness.processes import leave

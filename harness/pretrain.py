@@ -12,10 +12,10 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-import re
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -26,15 +26,17 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
-from harness import registry
+from harness import __version__, registry
 from harness.atomic import read_json, write_atomically
 from harness.data.augment import rotate, scale_translate
 from harness.errors import UserError
 from harness.geometry import gather_points, group
 from harness.models.encoder import PlainEncoder
+from harness.models.manifest import NAME, Manifest, Source
 from harness.models.point_mae import PointMAE
 from harness.models.tokenizer import PositionEmbedding
 from harness.models.transformer import Block, Tokens
+from harness.models.weights import WEIGHTS
 from harness.optimizer import AdamW
 
 
@@ -51,6 +53,10 @@ class Recipe:
     mask: float = 0.6
     """Fraction of patches hidden."""
     decoder_depth: int = 2
+    drop_path: float = 0.0
+    """Of the encoder."""
+    rotate: bool = True
+    """Clouds are turned about the vertical, beside being scaled and shifted."""
     clip_norm: float = 5.0
     seed: int = 0
 
@@ -126,7 +132,7 @@ def pretrain(
     """Train; returns the encoder and the mean loss of each epoch. `report(epoch, loss, seconds)` after each."""
     torch.manual_seed(recipe.seed)
     generator = torch.Generator(device=device).manual_seed(recipe.seed + 1)
-    encoder = backbone.build(drop_path=0.0)
+    encoder = backbone.build(drop_path=recipe.drop_path)
     model = MaskedAutoencoder(encoder, mask=recipe.mask, decoder_depth=recipe.decoder_depth).to(device)
     trained = [
         p for n, p in model.named_parameters() if p is not encoder.class_token and p is not encoder.class_position
@@ -156,7 +162,8 @@ def pretrain(
         for step in range(per_epoch):
             batch = clouds[order[step * recipe.batch_size : (step + 1) * recipe.batch_size]]
             batch = batch[:, torch.randperm(batch.shape[1], generator=generator, device=device)[:count]]
-            batch = scale_translate(rotate(batch, generator, up="z"), generator)
+            batch = rotate(batch, generator, up="z") if recipe.rotate else batch
+            batch = scale_translate(batch, generator)
             loss = model(batch, generator)
             optimizer.zero_grad()
             loss.backward()
@@ -176,12 +183,16 @@ def save_encoder(
     *,
     name: str,
     folder: Path,
+    kind: str,
     backbone: PointMAE,
     recipe: Recipe,
     curve: list[float],
     data: dict[str, Any],
 ) -> Path:
-    """Write NAME.safetensors (float16, without class token) and NAME.json (recipe, curve, digests)."""
+    """Write NAME.safetensors (float16, without class token) and NAME.json: its manifest, with recipe and loss curve.
+
+    In the folder `weights` of the data folder, suites find them by name. `kind` is the backbone's name.
+    """
     state = {
         key: (value.half() if value.is_floating_point() else value).contiguous().cpu()
         for key, value in encoder.state_dict().items()
@@ -189,10 +200,31 @@ def save_encoder(
     }
     content = save(state, metadata={"name": name, "format": "pointpeft-harness encoder 1"})
     path = folder / f"{name}.safetensors"
-    card = {
-        "name": name,
-        "digest": hashlib.sha256(content).hexdigest(),
-        "backbone": backbone.model_dump(mode="json"),
+    made = Source(
+        file=data["file"],
+        digest=data["digest"],
+        bytes=data["bytes"],
+        layout="clouds for harness pretrain",
+        guess="",
+        container=None,
+        used={},
+        left={},
+        missing={name: "no pre-training has it" for name in ("class_token", "class_position")},
+        said={},
+        assumed={},
+    )
+    needed = sorted(backbone.presets["base"].keys() - {"groups", "group_size"})  # patches leave no trace in tensors
+    manifest = Manifest(
+        name=name,
+        backbone=kind,
+        requires={key: getattr(backbone, key) for key in needed},
+        digest=hashlib.sha256(content).hexdigest(),
+        source=made,
+        harness=__version__,
+        imported=datetime.now(UTC).isoformat(timespec="seconds"),
+    )
+    card = manifest.model_dump(mode="json") | {
+        "settings": backbone.model_dump(mode="json"),
         "recipe": asdict(recipe),
         "data": data,
         "loss": [round(value, 7) for value in curve],
@@ -209,24 +241,29 @@ def pretrain_to_file(
     name: str,
     folder: Path,
     backbone: str,
-    preset: str,
+    settings: Mapping[str, Any],
     recipe: Recipe,
     threads: int,
     report: Callable[[int, float, float], None],
 ) -> Path:
     """Pre-train on the clouds in a file and save the encoder. Raises UserError for what cannot work."""
-    if not re.fullmatch(r"[A-Za-z0-9._-]{1,64}", name):
-        raise UserError(f"--name {name}: may hold letters, digits, '.', '_' and '-' only, 1 to 64 of them")
+    if not NAME.fullmatch(name) or name in WEIGHTS:
+        raise UserError(
+            f"--name {name}: may hold letters, digits, '.', '_' and '-' only, 1 to 64 of them, and not be the name of "
+            "weights of the harness"
+        )
     points = read_points(data)
     try:
-        settings = registry.get("backbones", backbone).model_validate({"preset": preset})
+        encoder_settings: PointMAE = registry.get("backbones", backbone).model_validate(settings)
     except ValidationError as error:
-        raise UserError(f"--preset {preset}: {error.errors()[0]['msg']}") from None
-    problems = settings.problems(points.shape[1])
+        first = error.errors()[0]
+        raise UserError(f"{backbone} {'.'.join(map(str, first['loc']))}: {first['msg']}") from None
+    problems = encoder_settings.problems(points.shape[1])
     if len(points) < recipe.batch_size:
         problems.append(f"{len(points)} clouds are fewer than the batch size {recipe.batch_size}")
-    if points.shape[1] < settings.default_points:
-        problems.append(f"{points.shape[1]} points per cloud, {backbone} {preset} sees {settings.default_points}")
+    if points.shape[1] < encoder_settings.default_points:
+        needs = encoder_settings.default_points
+        problems.append(f"{points.shape[1]} points per cloud, {backbone} sees {needs} with these settings")
     if problems:
         raise UserError("\n".join(f"{data}: {problem}" for problem in problems))
     try:
@@ -235,15 +272,23 @@ def pretrain_to_file(
         raise UserError(f"{folder}: cannot be written ({error.strerror})") from None
     torch.set_num_threads(threads)
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    encoder, curve = pretrain(backbone=settings, points=points, recipe=recipe, device=device, report=report)
+    encoder, curve = pretrain(backbone=encoder_settings, points=points, recipe=recipe, device=device, report=report)
     described = {
         "file": data.name,
         "digest": hashlib.sha256(data.read_bytes()).hexdigest(),
+        "bytes": data.stat().st_size,
         "items": len(points),
     }
     card = read_json(data.with_suffix(".json"))
     if isinstance(card, dict):
         described |= {key: card[key] for key in ("name", "version", "source", "excluded") if key in card}
     return save_encoder(
-        encoder, name=name, folder=folder, backbone=settings, recipe=recipe, curve=curve, data=described
+        encoder,
+        name=name,
+        folder=folder,
+        kind=backbone,
+        backbone=encoder_settings,
+        recipe=recipe,
+        curve=curve,
+        data=described,
     )

@@ -195,10 +195,12 @@ def find_suite(name_or_path: str) -> Path:
 def load_suite(name_or_path: str, settings: Sequence[str] = ()) -> Suite:
     """Read and resolve a suite; `settings` are `--set key=value` changes. Raises SuiteError with all problems."""
     source = read_yaml(find_suite(name_or_path))
+    if "pretrain" in source.data:
+        raise UserError(f"{source.file}: is a pre-training, which compares nothing: harness pretrain {name_or_path}")
     return _Resolver(source, parse_settings(settings, example="train.epochs=5")).resolve()
 
 
-def _words(error: Mapping[str, Any], known: Iterable[str]) -> str:
+def words(error: Mapping[str, Any], known: Iterable[str]) -> str:
     """pydantic's message in the suite's words."""
     if error["type"] == "extra_forbidden":
         return f"unknown key; {did_you_mean(str(error['loc'][-1]), known)}"
@@ -287,9 +289,9 @@ class _Resolver:
                 known = model.model_fields
                 field = ".".join(map(str, (*path, *location) if not origin or place[: len(path)] == path else place))
                 if place and place[0] == "--set":
-                    self.problems.append(Problem(f"--set {place[1]}", None, "", _words(item, known)))
+                    self.problems.append(Problem(f"--set {place[1]}", None, "", words(item, known)))
                 else:
-                    self._problem(place, field, _words(item, known))
+                    self._problem(place, field, words(item, known))
             return None
 
     # Names

@@ -26,40 +26,57 @@ app.add_typer(data_app, name="data")
 
 @app.command()
 def pretrain(
-    data: Annotated[Path, typer.Option(help="Clouds: .safetensors with `points` (n, N, 3), or .npy.")],
-    name: Annotated[str, typer.Option(help="Name of the weights.")],
-    output: Annotated[Path, typer.Option("--output", "-o", help="Folder for NAME.safetensors and NAME.json.")] = Path(
-        "weights"
-    ),
+    suite: Annotated[
+        str | None, typer.Argument(metavar="[FILE]", help="A file with `pretrain:`, or the name of a shipped one.")
+    ] = None,
+    data: Annotated[Path | None, typer.Option(help="Clouds: .safetensors with `points` (n, N, 3), or .npy.")] = None,
+    name: Annotated[str | None, typer.Option(help="Name of the weights.")] = None,
+    output: Annotated[
+        Path | None,
+        typer.Option("--output", "-o", help="Folder of the weights; unless told, where suites look: DATA/weights."),
+    ] = None,
     backbone: Annotated[str, typer.Option(help="Backbone to pre-train.")] = "point_mae",
     preset: Annotated[str, typer.Option(help="Its size.")] = "tiny",
-    epochs: Annotated[int, typer.Option(min=1)] = 100,
+    epochs: Annotated[int | None, typer.Option(min=1, help="100 unless a file tells.")] = None,
     batch_size: Annotated[int, typer.Option(min=2)] = 32,
     learning_rate: Annotated[float, typer.Option(min=0.0)] = 1e-3,
     seed: Annotated[int, typer.Option(min=0)] = 0,
     threads: Annotated[int, typer.Option(min=1, help="CPU threads.")] = 1,
 ) -> None:
-    """Pre-train an encoder by masked autoencoding on any set of point clouds."""
+    """Pre-train an encoder by masked autoencoding on any set of point clouds: by a file, or by options alone."""
+    from harness.models.manifest import data_root
     from harness.pretrain import Recipe, pretrain_to_file
+    from harness.pretraining import load_pretraining
 
-    recipe = Recipe(epochs=epochs, batch_size=batch_size, learning_rate=learning_rate, seed=seed)
+    if suite is not None:
+        file = load_pretraining(suite)
+        asked = file.pretrain.model_dump(exclude={"data", "backbone", "settings"})
+        recipe = Recipe(**asked | ({"epochs": epochs} if epochs else {}))
+        name, backbone, settings = name or file.name, file.pretrain.backbone, file.pretrain.settings
+        data = data or data_root() / file.pretrain.data
+    else:
+        if data is None or name is None:
+            raise UserError("harness pretrain: name a file with `pretrain:`, or give both --data and --name")
+        recipe = Recipe(epochs=epochs or 100, batch_size=batch_size, learning_rate=learning_rate, seed=seed)
+        settings = {"preset": preset}
     console = make_console()
 
     def tell(epoch: int, loss: float, seconds: float) -> None:
-        left = seconds / (epoch + 1) * (epochs - epoch - 1)
-        console.print(f"epoch {epoch + 1}/{epochs}  loss {1e3 * loss:.3f}e-3  {seconds:.0f} s, about {left:.0f} s left")
+        left = seconds / (epoch + 1) * (recipe.epochs - epoch - 1)
+        done = f"epoch {epoch + 1}/{recipe.epochs}  loss {1e3 * loss:.3f}e-3"
+        console.print(f"{done}  {seconds:.0f} s, about {left:.0f} s left")
 
     path = pretrain_to_file(
         data=data,
         name=name,
-        folder=output,
+        folder=output or data_root() / "weights",
         backbone=backbone,
-        preset=preset,
+        settings=settings,
         recipe=recipe,
         threads=threads,
         report=tell,
     )
-    typer.echo(f"wrote {path} and its recipe beside it")
+    typer.echo(f"wrote {path} and its manifest beside it")
 
 
 @data_app.command("list")

@@ -193,11 +193,18 @@ def validate(
 ) -> None:
     """Check suites: all problems at once, with file, line and field. Reads no data and no weights."""
     from harness.errors import SuiteError
+    from harness.pretraining import is_pretraining, load_pretraining
     from harness.suite import load_suite
 
     problems, valid = [], []
     for name in suites:
         try:
+            if is_pretraining(name):
+                load_pretraining(name)
+                valid.append({"suite": name, "trials": 0, "digest": None})
+                if not as_json:
+                    typer.echo(f"{name}: valid, a pre-training")
+                continue
             loaded = load_suite(name, settings or ())
         except SuiteError as error:
             problems += [vars(problem) for problem in error.problems]

@@ -59,7 +59,7 @@ class Source(BaseModel):
 
 
 class Manifest(BaseModel):
-    """Weights that were imported."""
+    """Weights that were imported, or pre-trained here."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -109,8 +109,6 @@ def read_manifest(name: str) -> Manifest | None:
     except OSError:
         return None
     found = _parsed(path, (stamp.st_mtime_ns, stamp.st_size, stamp.st_ino))
-    if found is None:
-        return None
     if isinstance(found, str) or found.name != name:
         reason = found if isinstance(found, str) else f"it is of '{found.name}'"
         raise UserError(
@@ -121,11 +119,9 @@ def read_manifest(name: str) -> Manifest | None:
 
 
 @lru_cache(maxsize=64)
-def _parsed(path: Path, stamp: tuple[int, ...]) -> Manifest | str | None:
-    """A manifest, why it is damaged, or None for a card of `harness pretrain`; read once while the file is the same."""
+def _parsed(path: Path, stamp: tuple[int, ...]) -> Manifest | str:
+    """A manifest, or why it is damaged; read once while the file is the same."""
     content = read_json(path)
-    if isinstance(content, dict) and "recipe" in content:
-        return None
     try:
         return Manifest.model_validate(content)
     except ValidationError as error:

@@ -1,6 +1,7 @@
 """Pre-training: it learns, it can be repeated, and what it writes loads as weights."""
 
 import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -8,11 +9,12 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from harness.errors import UserError
-from harness.models import weights as weights_module
+from harness.errors import SuiteError, UserError
 from harness.models.point_mae import PointMAE
-from harness.models.weights import WEIGHTS, Weights, load_weights, recipe
+from harness.models.weights import WEIGHTS, find_weights, load_weights, recipe
 from harness.pretrain import Recipe, chamfer, pretrain, pretrain_to_file, read_points
+from harness.pretraining import load_pretraining
+from tests.harness.test_cli import harness
 
 SMALL = PointMAE(preset="tiny", depth=1, groups=8, group_size=8)
 
@@ -50,7 +52,7 @@ def test_from_file_to_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
         name="mine",
         folder=tmp_path / "weights",
         backbone="point_mae",
-        preset="tiny",
+        settings={"preset": "tiny"},
         recipe=Recipe(epochs=1, batch_size=4),
         threads=1,
         report=lambda epoch, loss, seconds: None,
@@ -58,7 +60,8 @@ def test_from_file_to_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     card = json.loads(path.with_suffix(".json").read_text())
     assert card["recipe"]["epochs"] == 1 and len(card["loss"]) == 1 and card["data"]["items"] == 8
     monkeypatch.setenv("HARNESS_DATA", str(tmp_path))
-    monkeypatch.setitem(weights_module.WEIGHTS, "mine", Weights("mine", 1, "point_mae"))
+    declared = find_weights("mine")
+    assert declared.misfit(PointMAE(preset="base")) and not declared.misfit(PointMAE(preset="tiny"))
     assert load_weights(PointMAE(preset="tiny").build(drop_path=0), "mine") == card["digest"]
 
 
@@ -76,8 +79,8 @@ def test_bad_point_sets(array: np.ndarray, words: str, tmp_path: Path) -> None:
     np.save(tmp_path / "clouds.npy", array)
     with pytest.raises(UserError, match=words):
         pretrain_to_file(
-            data=tmp_path / "clouds.npy", name="x", folder=tmp_path / "out", backbone="point_mae", preset="tiny",
-            recipe=Recipe(epochs=1), threads=1, report=lambda epoch, loss, seconds: None,
+            data=tmp_path / "clouds.npy", name="x", folder=tmp_path / "out", backbone="point_mae",
+            settings={"preset": "tiny"}, recipe=Recipe(epochs=1), threads=1, report=lambda epoch, loss, seconds: None,
         )  # fmt: skip
     assert not (tmp_path / "out").exists()
 
@@ -95,3 +98,46 @@ def test_the_shipped_weights_are_what_their_card_says() -> None:
     assert WEIGHTS["point_mae_tiny_parts"].misfit(PointMAE(**card["backbone"])) is None
     assert len(card["loss"]) == card["recipe"]["epochs"] == 100
     assert card["loss"][-1] < 0.01
+
+
+def test_a_file_says_what_to_pretrain(tmp_path: Path) -> None:
+    points = torch.nn.functional.normalize(torch.randn(8, 512, 3), dim=-1).numpy()
+    np.save(tmp_path / "clouds.npy", points)
+    text = """\
+format: 1
+name: mine
+pretrain:
+  data: clouds.npy
+  settings: {preset: tiny, depth: 1}
+  epochs: 1
+  batch_size: 4
+  decoder_depth: 1
+"""
+    (tmp_path / "mine.yaml").write_text(text)
+    assert (
+        harness("validate", "mine.yaml", "pretrain_shapenet", cwd=tmp_path).stdout.count("valid, a pre-training") == 2
+    )
+    done = harness("pretrain", "mine.yaml", cwd=tmp_path, HARNESS_DATA=str(tmp_path))
+    assert done.returncode == 0, done.stderr
+    listed = harness("weights", "list", cwd=tmp_path, HARNESS_DATA=str(tmp_path))
+    assert "mine" in listed.stdout
+    told = harness("run", "mine.yaml", cwd=tmp_path)
+    assert told.returncode == 2 and "harness pretrain mine.yaml" in told.stderr
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ("  epoch: 3\n", "pretrain.epoch: unknown key; did you mean 'epochs'?"),
+        ("  mask: 2\n", "pretrain.mask"),
+        ("  backbone: point_m2ae\n", "masked autoencoding is built for Point-MAE's shape"),
+        ("  backbone: point_mea\n", "did you mean 'point_mae'?"),
+        ("  settings: {depht: 3}\n", "did you mean 'depth'?"),
+    ],
+)
+def test_a_wrong_file_is_told_with_its_line(change: str, words: str, tmp_path: Path) -> None:
+    path = tmp_path / "mine.yaml"
+    path.write_text(f"format: 1\nname: mine\npretrain:\n  data: clouds.npy\n{change}")
+    with pytest.raises(SuiteError, match=re.escape(words)) as raised:
+        load_pretraining(str(path))
+    assert f"{path}:5" in str(raised.value)

@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from harness.errors import SuiteError
+from harness.pretraining import is_pretraining, load_pretraining
 from harness.suite import Suite, load_suite, shipped_suites
 from harness.trial import Trial
 
@@ -97,7 +98,7 @@ def test_references_are_trials_of_their_own(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", sorted(shipped_suites()))
 def test_shipped_suites_are_valid(name: str) -> None:
-    assert load_suite(name).trials
+    assert load_pretraining(name) if is_pretraining(name) else load_suite(name).trials
 
 
 def test_the_papers_settings() -> None:
