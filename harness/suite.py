@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from importlib.util import find_spec
 from itertools import product
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -153,6 +154,8 @@ def _misshared(train: Train, resources: Resources) -> Iterator[tuple[str, str]]:
     size, processes = train.batch_size, resources.processes
     if size % processes or size < 2 * processes:
         yield "train.batch_size", f"{size} does not divide among {processes} processes into parts of at least two"
+    if resources.strategy != "ddp" and find_spec("deepspeed") is None:
+        yield "resources.strategy", "needs DeepSpeed: pip install 'pointpeft-harness[deepspeed]'"
     if resources.strategy != "ddp" and processes == 1:
         yield "resources.strategy", f"{resources.strategy} divides among processes; set resources.processes above 1"
 

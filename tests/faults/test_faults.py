@@ -18,7 +18,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
+
+from tests.faults.conftest import SUITE
 
 pytestmark = pytest.mark.slow
 
@@ -46,6 +49,21 @@ def test_a_killed_trial_goes_on_in_its_actor(scene: Any) -> None:
     assert attempts == [["done"]] * 3 + [["lost", "done"]]
     (second,) = (r["attempts"][1] for r in scene.results().values() if len(r["attempts"]) == 2)
     assert second["resumed"] >= 1, "and from its checkpoint"
+    scene.assert_complete()
+
+
+def test_a_killed_process_of_several_ends_the_attempt(scene: Any) -> None:
+    """Not the first one, which holds the lease: the others would wait for it for ever."""
+    scene.write(SUITE.replace("timeout: 60s", "processes: 2, timeout: 120s"))
+    scene.finish_some()
+    process = scene.start()
+    first = psutil.Process(scene.trains(driver=process)["pid"])
+    (other,) = (sibling for sibling in first.parent().children() if sibling.pid != first.pid)
+    kill(other.pid)
+    code, summary, err = scene.end(process)
+    assert (code, summary["done"]) == (0, 4), err
+    (attempts,) = (r["attempts"] for r in scene.results().values() if len(r["attempts"]) == 2)
+    assert [attempt["status"] for attempt in attempts] == ["lost", "done"] and attempts[1]["resumed"] >= 1
     scene.assert_complete()
 
 

@@ -12,6 +12,9 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from harness import registry
+from harness.errors import SuiteError
+from harness.launch import Errand, launch
+from harness.models.weights import data_root
 from harness.result import Result
 from harness.store import Store
 from harness.suite import load_suite
@@ -110,3 +113,56 @@ def test_local_statistics_differ(tmp_path: Path) -> None:
     _, first = run(tmp_path, ["linear_probe"], 1, batchnorm="local")["linear_probe"]
     with pytest.raises(AssertionError):
         assert_equal(first, run(tmp_path, ["linear_probe"], 2, batchnorm="local")["linear_probe"][1])
+
+
+def launched(folder: Path, **resources: object) -> tuple[Result, Path]:
+    """A small trial as a launcher runs it: fresh processes, a private rendezvous, one result."""
+    sections = ", ".join(f"{name}: {value}" for name, value in resources.items())
+    text = SUITE.format(methods=without_dropout("lora"), batchnorm="local") + f"resources: {{{sections}}}\n"
+    folder.mkdir(exist_ok=True)
+    (folder / "suite.yaml").write_text(text)
+    (trial,) = load_suite(str(folder / "suite.yaml")).trials
+    writer = Store(folder).trial(trial.identity).claim(trial.spec())
+    return launch(Errand.of(trial), writer, data=data_root().resolve()), writer.path
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("strategy", ["zero1", "zero2", "zero3"])
+def test_deepspeed_trains_as_ddp(strategy: str, tmp_path: Path) -> None:
+    pytest.importorskip("deepspeed")
+    (alone, plain), (divided, folder) = (
+        launched(tmp_path / name, processes=2, strategy=name, timeout="10m") for name in ("ddp", strategy)
+    )
+    assert (alone.status, divided.status) == ("done", "done"), divided.error
+    assert divided.metrics.loss == pytest.approx(alone.metrics.loss, rel=0.03)
+    assert {name: value.shape for name, value in trained(folder).items()} == {
+        name: value.shape for name, value in trained(plain).items()
+    }
+
+
+@pytest.mark.slow
+def test_one_error_of_all_processes_is_the_trials_error(tmp_path: Path) -> None:
+    result, _ = launched(tmp_path, processes=2)
+    assert result.status == "done"
+    changed = SUITE.replace("batch_size: 16", "batch_size: 600")
+    (tmp_path / "suite.yaml").write_text(
+        changed.format(methods="lora: {}", batchnorm="local") + "resources: {processes: 2}\n"
+    )
+    (trial,) = load_suite(str(tmp_path / "suite.yaml")).trials
+    writer = Store(tmp_path).trial(trial.identity).claim(trial.spec())
+    result = launch(Errand.of(trial), writer, data=data_root().resolve())
+    assert result.status == "failed" and "fewer than train.batch_size 600" in (result.error or "")
+    assert writer.folder.lease() is None
+
+
+def test_what_processes_cannot_share_is_said_before_anything_runs(tmp_path: Path) -> None:
+    text = SUITE.format(methods="lora: {}", batchnorm="local")
+    for resources, words in (
+        ("processes: 3", "train.batch_size: 16 does not divide among 3 processes"),
+        ("processes: 16", "16 does not divide among 16 processes into parts of at least two"),
+        ("strategy: zero2", "resources.strategy: zero2 divides among processes"),
+        ("processes: 2, strategy: zero4", "resources.strategy"),
+    ):
+        (tmp_path / "suite.yaml").write_text(text + f"resources: {{{resources}}}\n")
+        with pytest.raises(SuiteError, match=words):
+            load_suite(str(tmp_path / "suite.yaml"))
