@@ -64,6 +64,15 @@ Item = TypeVar("Item")
 """What processes share out: batches."""
 
 
+def precision_on(device: torch.device, asked: str) -> str:
+    """fp32, bf16 or fp16: what `resources.precision` means on a device."""
+    if asked != "auto":
+        return asked
+    if device.type != "cuda":
+        return "fp32"
+    return "bf16" if torch.cuda.get_device_capability(device) >= (8, 0) else "fp16"
+
+
 class Processes(Protocol):
     """The processes that evaluate together: harness.processes.Ranks in a training, OneProcess elsewhere."""
 

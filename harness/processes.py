@@ -21,6 +21,7 @@ from accelerate.utils import DeepSpeedPlugin, DistributedDataParallelKwargs, Ini
 from torch import Tensor, distributed, nn
 from torch.optim import Optimizer
 
+from harness.evaluation import precision_on
 from harness.method import Attached
 from harness.models.batchnorm import make_global
 from harness.models.head import Headed
@@ -38,7 +39,8 @@ JOIN_TIMEOUT = timedelta(minutes=10)
 def accelerator_for(trial: Trial) -> Accelerator:
     """Accelerate as a trial wants it, in each of its processes."""
     resources = trial.resources
-    precision = "no" if resources.precision == "fp32" else resources.precision
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    precision = precision_on(device, resources.precision).replace("fp32", "no")
     if (stage := ZERO_STAGES.get(resources.strategy)) is not None:
         return _deepspeed(trial, stage=stage, precision=precision)
     # Buffers: every process keeps its own between epochs (`take_buffers_of_first`), instead of a broadcast per step.

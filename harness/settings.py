@@ -133,7 +133,8 @@ class Resources(Section):
     strategy: Strategy = "ddp"
     """How several processes share the work: each holds all (DDP), or DeepSpeed divides optimiser states (`zero1`),
     gradients too (`zero2`), parameters too (`zero3`)."""
-    precision: Literal["fp32", "bf16", "fp16"] = "fp32"
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = "fp32"
+    """Of the forward pass. `auto`: bf16 on GPUs that have it, fp16 on others, fp32 on processors."""
     gpus: Literal["exclusive"] = "exclusive"
     timeout: Duration = 43200.0
     """Seconds, or text such as `15m` or `12h`."""

@@ -29,7 +29,7 @@ from harness.checkpoint import NotResumable, Pace, Progress, Streams, pack, resu
 from harness.data.augment import augmentation
 from harness.data.splits import Split, load_splits, test_batches
 from harness.errors import UserError
-from harness.evaluation import Evaluation
+from harness.evaluation import Evaluation, precision_on
 from harness.headline import others
 from harness.measure.environment import code_digest, cpu_name, environment, libraries
 from harness.measure.memory import NO_GPU, NOT_YET, MemoryWindow
@@ -364,7 +364,10 @@ class Training:
             ),
             storage=Storage(adapter=size),
             environment=environment(
-                self.device, precision=trial.resources.precision, threads=torch.get_num_threads(), git=git
+                self.device,
+                precision=precision_on(self.device, trial.resources.precision),
+                threads=torch.get_num_threads(),
+                git=git,
             ),
             digests=self.digests,
             reasons={} if self.device.type == "cuda" else {f"memory.{key}": NO_GPU for key in ONLY_GPU},

@@ -30,7 +30,7 @@ from harness.data.reading import read_files
 from harness.data.sampling import test_points
 from harness.data.splits import EVALUATION_BATCH
 from harness.errors import UserError
-from harness.evaluation import OneProcess
+from harness.evaluation import OneProcess, precision_on
 from harness.models.head import Classifier, Headed
 from harness.models.weights import data_root
 from harness.result import UNFINISHED, Result
@@ -194,7 +194,7 @@ class TrainedModel(ABC):
 
     def _precision(self) -> contextlib.AbstractContextManager[Any]:
         """The trial's own; but 16-bit floats of a GPU are 32-bit ones on a CPU, which is not made for them."""
-        precision = self.trial.resources.precision
+        precision = precision_on(self.device, self.trial.resources.precision)
         if precision == "fp32" or (precision == "fp16" and self.device.type == "cpu"):
             return contextlib.nullcontext()
         return torch.autocast(self.device.type, dtype=PRECISIONS[precision])

@@ -23,8 +23,8 @@ HOW_TO_READ = (
 CAVEATS = (
     "Separated means: the 95 % t-interval of the paired differences (same dataset, same seeds) excludes "
     "zero. The intervals are not corrected for the number of comparisons.",
-    "Intervals over seeds are Student's t; the accuracy of a single seed has Wilson's interval from correct / total "
-    "instead. Intervals over seeds speak of other training runs, not of other test items.",
+    "Intervals over seeds are Student's t; a single seed's share of correct items has Wilson's interval from correct / "
+    "total instead. Intervals over seeds speak of other training runs, not of other test items.",
     "Overall is the mean over datasets of a method's means, for methods that have all of them; its spread "
     "and interval come from the seeds (or folds) that have all datasets.",
 )

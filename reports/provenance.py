@@ -41,7 +41,9 @@ MEANINGS = {
     "protocol.validation_seed": "validation seed",
     "protocol.vote": "votes",
     "protocol.frozen_batchnorm": "frozen batch norms",
+    "protocol.batchnorm": "batch norms over processes",
     "resources.precision": "precision",
+    "resources.processes": "processes",
 }
 SELECTIONS = {
     "last": "the model of the last epoch is tested, the test split chooses nothing",
@@ -82,6 +84,8 @@ def protocol_of(spec: Mapping[str, Any], *, ignored: Collection[str] = ()) -> Pr
         found["method.pool"] = sorted(plain(part) for part in pool if not plain(part).startswith("prompt_"))
     resources = section(spec, "resources")
     found |= {f"resources.{key}": resources[key] for key in ("precision",) if key in resources}
+    if resources.get("processes", 1) != 1:  # batch norms and dropout see other rows
+        found["resources.processes"] = resources["processes"]
     return tuple((key, plain(found[key])) for key in sorted(found.keys() - set(ignored)))
 
 
