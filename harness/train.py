@@ -193,6 +193,8 @@ class Training:
         self.best: dict[str, Tensor] | None = None
         self.fingerprint = self._fingerprint()  # once: it reads all source, and later edits are not what runs
         self.progress = self._begin(seeds)
+        if self.progress.epoch:
+            self.starved()  # the first step, which it is for, was seen
         self.timer = StepTimer(self.device, earlier=self.progress.times)
         self.memory = MemoryWindow(self.device, earlier=self.progress.peaks)
 

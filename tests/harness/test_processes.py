@@ -15,9 +15,10 @@ from harness import registry
 from harness.errors import SuiteError
 from harness.launch import Errand, launch
 from harness.models.weights import data_root
-from harness.result import Result
+from harness.result import Result, Status
 from harness.store import Store
 from harness.suite import load_suite
+from harness.trial_folder import failure
 
 SUITE = """\
 format: 1
@@ -153,6 +154,39 @@ def test_one_error_of_all_processes_is_the_trials_error(tmp_path: Path) -> None:
     result = launch(Errand.of(trial), writer, data=data_root().resolve())
     assert result.status == "failed" and "fewer than train.batch_size 600" in (result.error or "")
     assert writer.folder.lease() is None
+
+
+@pytest.mark.parametrize(
+    ("broken", "said", "status"),
+    [
+        (None, ["failed", "oom"], "oom"),
+        (-6, ["oom"], "oom"),
+        (None, ["failed", "failed"], "failed"),
+        (-9, ["failed"], "lost"),
+    ],
+)
+def test_the_cause_is_the_trials_not_what_others_say_of_it(
+    broken: int | None, said: list[Status], status: Status, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One process is out of memory, or killed; the others find that it is gone, and may be heard first."""
+
+    class Crew:
+        def __init__(self, errand: Errand, *_: object, **__: object) -> None:
+            self.broken = broken
+            self.said = [failure(errand.identity, errand.spec, status=name, error=name) for name in said]
+
+        def at_work(self) -> bool:
+            return False
+
+        def end(self, *, patience: float) -> None:
+            """All are gone."""
+
+    monkeypatch.setattr("harness.launch._Crew", Crew)
+    writer = Store(tmp_path).trial("abc").claim({})
+    errand = Errand(identity="abc", spec={}, timeout=60.0, threads=1, processes=2, packed=b"")
+    assert launch(errand, writer, data=tmp_path).status == status
+    found = writer.folder.result()
+    assert found is not None and found.status == status
 
 
 def test_what_processes_cannot_share_is_said_before_anything_runs(tmp_path: Path) -> None:
