@@ -19,16 +19,7 @@ from harness.schedule import Job, planned_order
 from harness.suite import load_suite
 from harness.trial import Trial
 
-HOURS = {
-    "full": 3.4,
-    "linear_probe": 1.1,
-    "vpt": 2.6,
-    "adapter": 2.3,
-    "lora": 2.4,
-    "idpt": 2.6,
-    "dapt": 2.25,
-    "point_peft": 2.7,
-}
+HOURS = {"full": 3.4, "linear_probe": 1.1, "vpt": 2.6, "adapter": 2.3, "lora": 2.4, "dapt": 2.25, "point_peft": 2.7}
 """Of 300 epochs on ScanObjectNN on one GPU. Assumed: only full to dapt was measured, 12.7 to 8.4 s a step on a CPU."""
 SHAPES = ((1, 0.7), (2, 0.15), (4, 0.1), (8, 0.05))
 """GPUs of a trial, and the share of trials that ask for so many."""
@@ -43,8 +34,8 @@ class Fake:
 
 
 def trials_of(seeds: int) -> list[Trial]:
-    """The paper suite's trials with so many seeds."""
-    found = load_suite("paper_table", [f"seeds={seeds}"]).trials
+    """The paper suite's trials of those methods on Point-MAE, with so many seeds."""
+    found = load_suite("paper_table", [f"seeds={seeds}"]).only(["backbone=point_mae", f"method={','.join(HOURS)}"])
     return [trial for trial in found if trial.baseline is None]
 
 

@@ -218,6 +218,9 @@ class Training:
                 with self.ranks.whole(self.attached.model, changing=True):
                     self.attached.before_training(clouds for _, clouds in self.task.clouds(self.train, self.trial))
             self.streams.seed(seeds.dropout)
+        begun = self.ranks.numbers({"epoch": progress.epoch})["epoch"] or []
+        if len(set(begun)) > 1:  # they would average gradients of different models
+            raise RuntimeError(f"the processes found different checkpoints (of epochs {begun}); run the trial again")
         self.writer.begin(epochs=self.settings.passes, resumed=progress.epoch or None)
         return progress
 

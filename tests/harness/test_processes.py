@@ -25,21 +25,23 @@ format: 1
 name: together
 seeds: 1
 datasets: [sweethome12]
-backbones: {{point_mae: {{preset: tiny, weights: point_mae_tiny_parts}}}}
+backbones: {{point_mae: {{preset: tiny, {backbone}}}}}
 methods: {{{methods}}}
 train: {{epochs: 1, batch_size: 16, learning_rate: 2.0e-3, warmup_epochs: 0, drop_path: 0, head_dropout: 0}}
 protocol: {{batchnorm: {batchnorm}}}
 data: {{points: 128}}
 """
 METHODS = sorted(registry.names("methods"))
+WHOLE, SMALL = "weights: point_mae_tiny_parts", "depth: 1, groups: 8, group_size: 8"
 Trained = dict[str, tuple[Result, Path]]
 
 
-def run(folder: Path, methods: list[str], count: int, *, batchnorm: str = "global") -> Trained:
+def run(folder: Path, methods: list[str], count: int, *, batchnorm: str = "global", backbone: str = WHOLE) -> Trained:
     """Whole trials by so many processes, without any dropout: result and folder by method."""
     folder.mkdir(exist_ok=True)
     suite, output = folder / "suite.yaml", folder / f"results{count}"
-    suite.write_text(SUITE.format(methods=", ".join(map(without_dropout, methods)), batchnorm=batchnorm))
+    chosen = ", ".join(map(without_dropout, methods))
+    suite.write_text(SUITE.format(methods=chosen, batchnorm=batchnorm, backbone=backbone))
     Store(output).prepare()
     processes = []
     for index in range(count):
@@ -83,8 +85,8 @@ def assert_equal(first: Path, second: Path) -> None:
 
 def test_two_processes_train_as_one(tmp_path: Path) -> None:
     """With a frozen tokenizer: its statistics are the batch's all the same."""
-    alone, first = run(tmp_path, ["dapt"], 1)["dapt"]
-    together, second = run(tmp_path, ["dapt"], 2)["dapt"]
+    alone, first = run(tmp_path, ["dapt"], 1, backbone=SMALL)["dapt"]
+    together, second = run(tmp_path, ["dapt"], 2, backbone=SMALL)["dapt"]
     assert_equal(first, second)
     assert alone.metrics.loss == pytest.approx(together.metrics.loss, rel=1e-9)
     assert together.parameters == alone.parameters
@@ -119,7 +121,8 @@ def test_local_statistics_differ(tmp_path: Path) -> None:
 def launched(folder: Path, **resources: object) -> tuple[Result, Path]:
     """A small trial as a launcher runs it: fresh processes, a private rendezvous, one result."""
     sections = ", ".join(f"{name}: {value}" for name, value in resources.items())
-    text = SUITE.format(methods=without_dropout("lora"), batchnorm="local") + f"resources: {{{sections}}}\n"
+    text = SUITE.format(methods=without_dropout("lora"), batchnorm="local", backbone=WHOLE)
+    text += f"resources: {{{sections}}}\n"
     folder.mkdir(exist_ok=True)
     (folder / "suite.yaml").write_text(text)
     (trial,) = load_suite(str(folder / "suite.yaml")).trials
@@ -147,7 +150,7 @@ def test_one_error_of_all_processes_is_the_trials_error(tmp_path: Path) -> None:
     assert result.status == "done"
     changed = SUITE.replace("batch_size: 16", "batch_size: 600")
     (tmp_path / "suite.yaml").write_text(
-        changed.format(methods="lora: {}", batchnorm="local") + "resources: {processes: 2}\n"
+        changed.format(methods="lora: {}", batchnorm="local", backbone=WHOLE) + "resources: {processes: 2}\n"
     )
     (trial,) = load_suite(str(tmp_path / "suite.yaml")).trials
     writer = Store(tmp_path).trial(trial.identity).claim(trial.spec())
@@ -190,7 +193,7 @@ def test_the_cause_is_the_trials_not_what_others_say_of_it(
 
 
 def test_what_processes_cannot_share_is_said_before_anything_runs(tmp_path: Path) -> None:
-    text = SUITE.format(methods="lora: {}", batchnorm="local")
+    text = SUITE.format(methods="lora: {}", batchnorm="local", backbone=WHOLE)
     for resources, words in (
         ("processes: 3", "train.batch_size: 16 does not divide among 3 processes"),
         ("processes: 16", "16 does not divide among 16 processes into parts of at least two"),

@@ -368,7 +368,7 @@ def marked(recipe: Recipe) -> Any:
     return pytest.param(recipe, marks=() if quick else pytest.mark.slow, id=recipe.name)
 
 
-@pytest.mark.parametrize("recipe", map(marked, FAMILIES))
+@pytest.mark.parametrize("recipe", [marked(recipe) for recipe in FAMILIES])
 def test_every_family_and_head_input(recipe: Recipe, tmp_path: Path) -> None:
     """At other sizes and seeds; and one of its tensors off by a little is noticed."""
     file = write_record(tmp_path, recipe)
