@@ -199,6 +199,7 @@ def test_what_processes_cannot_share_is_said_before_anything_runs(tmp_path: Path
         ("processes: 16", "16 does not divide among 16 processes into parts of at least two"),
         ("strategy: zero2", "resources.strategy: zero2 divides among processes"),
         ("processes: 2, strategy: zero4", "resources.strategy"),
+        ("processes: 2, strategy: zero2, precision: auto", "resources.precision: auto with zero2"),
     ):
         (tmp_path / "suite.yaml").write_text(text + f"resources: {{{resources}}}\n")
         with pytest.raises(SuiteError, match=words):
