@@ -49,7 +49,7 @@ def pretrain(
     from harness.pretraining import load_pretraining
 
     options = {"epochs": epochs, "batch_size": batch_size, "learning_rate": learning_rate, "seed": seed}
-    given = {key: value for key, value in options.items() if value is not None}
+    given: dict[str, Any] = {key: value for key, value in options.items() if value is not None}
     if suite is not None:
         if backbone is not None or preset is not None:
             raise UserError("harness pretrain FILE: --backbone and --preset are for use without a file, which has both")

@@ -208,7 +208,7 @@ def test_the_commands(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: p
     assert (code, out) == (2, "") and "did you mean 'scanobjectnn" in err
 
 
-def test_suites_refuse_data_that_no_task_of_theirs_is_for(tmp_path: Path) -> None:
+def test_suites_take_no_pre_training_data(tmp_path: Path) -> None:
     suite = tmp_path / "suite.yaml"
     suite.write_text(
         "format: 1\nname: x\nseeds: 1\ndatasets: [shapenet55]\n"
