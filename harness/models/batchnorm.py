@@ -10,6 +10,9 @@ from typing import Any
 
 import torch
 from torch import Tensor, distributed, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from harness.errors import UserError
 
 
 class _Normalise(torch.autograd.Function):
@@ -75,8 +78,15 @@ class GlobalBatchNorm(nn.BatchNorm1d):
 
 
 def make_global(model: nn.Module) -> None:
-    """Let every batch norm of a model take the statistics of all processes, in place."""
+    """Let every batch norm of a model take the statistics of all processes, in place.
+
+    Raises UserError for a kind of batch norm that it does not know: its statistics would stay local without a word.
+    """
     for module in model.modules():
+        if isinstance(module, _BatchNorm) and not isinstance(module, nn.BatchNorm1d):
+            raise UserError(
+                f"protocol.batchnorm: global is built for BatchNorm1d, and the model has {type(module).__name__}"
+            )
         if isinstance(module, nn.BatchNorm1d) and not isinstance(module, GlobalBatchNorm):
             own = type(module)
             # A subclass that brings its input into shape calls the forward of what comes next: the global one.
