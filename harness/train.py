@@ -33,7 +33,7 @@ from harness.evaluation import Evaluation, precision_on
 from harness.headline import others
 from harness.measure.environment import code_digest, cpu_name, environment, libraries
 from harness.measure.flops import Flops, StepFlops
-from harness.measure.memory import NO_GPU, NOT_YET, MemoryWindow
+from harness.measure.memory import NO_ESTIMATE, NO_GPU, NOT_YET, MemoryWindow
 from harness.measure.steps import StepTimer
 from harness.optimizer import AdamW
 from harness.processes import Ranks, accelerator_for
@@ -376,7 +376,8 @@ class Training:
                 git=git,
             ),
             digests=self.digests,
-            reasons={} if self.device.type == "cuda" else {f"memory.{key}": NO_GPU for key in ONLY_GPU},
+            reasons={"memory.estimated": NO_ESTIMATE}
+            | ({} if self.device.type == "cuda" else {f"memory.{key}": NO_GPU for key in ONLY_GPU}),
         )
 
     def _compute(self) -> Compute:

@@ -19,7 +19,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
-from harness.build import set_training
+from harness.build import build_outline
 from harness.tasks import task_of
 from harness.trial import Trial
 
@@ -118,17 +118,12 @@ def step_flops(trial: Trial, *, train_items: int | None = None) -> Flops:
     `train_items` are the training clouds, which some methods remember; as many as the dataset declares when not given.
     The first call in a process imports much of torch (seconds).
     """
-    task, settings = task_of(trial.dataset), trial.train
-    items = trial.dataset.train_items if train_items is None else train_items
-    flops = StepFlops()
-    with torch.random.fork_rng(devices=[]), torch.device("meta"):  # some methods draw numbers all the same
-        encoder = trial.backbone.build(drop_path=settings.drop_path)
-        attached = task.attach(trial, encoder, train_items=items, head_dropout=settings.head_dropout)
+    task, settings, flops = task_of(trial.dataset), trial.train, StepFlops()
+    model = build_outline(trial, train_items=train_items).model
+    with torch.random.fork_rng(devices=[]), torch.device("meta"), flops.counting():
         batch = task.random_batch(trial, settings.batch_size)
-        set_training(attached.model, frozen_batchnorm=trial.protocol.frozen_batchnorm)
-        with flops.counting():
-            loss = task.loss(attached.model(*batch.inputs), batch.targets, settings)
-            flops.after_forward(settings.batch_size)
-            loss.backward()
+        loss = task.loss(model(*batch.inputs), batch.targets, settings)
+        flops.after_forward(settings.batch_size)
+        loss.backward()
     assert flops.counted is not None
     return flops.counted
