@@ -23,7 +23,8 @@ test: $(STAMP)  ## Install and run the tests (minutes, two cores, no network)
 	$(VENV)/bin/python -m pytest -q -m "not slow" -n 2 --dist loadfile
 
 test-all: test  ## All tests, the slow ones included
-	$(VENV)/bin/python -m pytest -q -m slow
+	$(VENV)/bin/python -m pytest -q -m slow -n 2 --dist loadfile --ignore tests/faults
+	$(VENV)/bin/python -m pytest -q -m slow tests/faults
 
 lint: $(STAMP)  ## Style and types
 	$(VENV)/bin/ruff check .

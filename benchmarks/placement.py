@@ -34,8 +34,8 @@ class Fake:
 
 
 def trials_of(seeds: int) -> list[Trial]:
-    """The paper suite's trials with so many seeds."""
-    found = load_suite("paper_table", [f"seeds={seeds}"]).trials
+    """The paper suite's trials of those methods on Point-MAE, with so many seeds."""
+    found = load_suite("paper_table", [f"seeds={seeds}"]).only(["backbone=point_mae", f"method={','.join(HOURS)}"])
     return [trial for trial in found if trial.baseline is None]
 
 

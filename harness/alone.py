@@ -12,9 +12,16 @@ from __future__ import annotations
 import argparse
 import os
 import sys
+import threading
+import time
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from harness.errors import UserError
+
+if TYPE_CHECKING:
+    from harness.trial import Trial
+    from harness.trial_folder import TrialWriter
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -55,7 +62,7 @@ def _run(suite: str, *, only: list[str], settings: list[str], output: Path) -> i
             f"{trial.name} is for resources.processes = {wanted}, and {count} run: start it with `accelerate launch "
             f"--multi_gpu --num_processes {wanted} -m harness.train …`, or add --set resources.processes={count}"
         )
-    _set_up(trial.resources.strategy)
+    _set_up(trial)
     from harness.processes import leave
     from harness.train import attempt, finish
 
@@ -67,6 +74,7 @@ def _run(suite: str, *, only: list[str], settings: list[str], output: Path) -> i
         else:
             store.prepare()
             writer = folder.claim(trial.spec())
+            threading.Thread(target=_signs_of_life, args=(writer,), daemon=True).start()
             result = attempt(trial, writer)
             finish(trial, writer, result)
     except Finished:
@@ -84,13 +92,24 @@ def _run(suite: str, *, only: list[str], settings: list[str], output: Path) -> i
     return 0
 
 
-def _set_up(strategy: str) -> None:
+def _signs_of_life(writer: TrialWriter) -> None:
+    """Tell other hosts that this process lives, as a launcher does; they give up who is silent."""
+    from harness.launch import SIGN_OF_LIFE
+
+    while True:
+        time.sleep(SIGN_OF_LIFE)
+        writer.sign_of_life()
+
+
+def _set_up(trial: Trial) -> None:
     """Leave to the suite what the launcher has set for Accelerate, and say where there is no GPU."""
     import torch
 
     for name in [name for name in os.environ if name.startswith(("ACCELERATE_", "FSDP_"))]:
         del os.environ[name]
-    if strategy == "ddp" and not torch.cuda.is_available():
+    if trial.resources.gpus_per_process == 0:
+        os.environ["CUDA_VISIBLE_DEVICES"] = ""  # before torch looks for them
+    if trial.resources.strategy == "ddp" and not torch.cuda.is_available():
         os.environ["ACCELERATE_USE_CPU"] = "true"
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))

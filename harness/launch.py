@@ -217,9 +217,12 @@ def launch(errand: Errand, writer: TrialWriter, *, data: Path, gpus: str = "", g
             raise CannotWrite(said)
     if finished is not None:
         return finished
-    if crew.broken is None and crew.said:  # what the others say of it is that one of them is gone
-        writer.finish(crew.said[0])
-        return crew.said[0]
+    cause = next((result for result in crew.said if result.status != "failed"), None)  # nobody else's fault
+    if cause is None and crew.broken is None and crew.said:  # what the others say of it is that one of them is gone
+        cause = crew.said[0]
+    if cause is not None:
+        writer.finish(cause)
+        return cause
     code = crew.broken if crew.broken is not None else 0
     error = f"the process ended with exit code {code} and left no result; see log.txt"
     if code == -signal.SIGKILL:

@@ -10,6 +10,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Annotated, Any, ClassVar, Self
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -162,10 +163,16 @@ class Attached:
     def watch(self) -> Callable[[], list[str]]:
         """Note from now on which declared parameters a gradient reaches; the call names the others, and ends the watch.
 
-        As `starved`, but also where gradients do not stay in `grad` (DDP's buckets, DeepSpeed).
+        As `starved`, but also where gradients do not stay in `grad` (DDP's buckets, DeepSpeed). Hooks are called for
+        what a function gives no gradient for, too, with None.
         """
         dead, reached = {id(parameter) for parameter in self.dead}, set()
-        hooks = [p.register_hook(lambda _, name=name: reached.add(name)) for name, p in self.trainable.items()]
+
+        def note(gradient: Tensor | None, name: str) -> None:
+            if gradient is not None:
+                reached.add(name)
+
+        hooks = [p.register_hook(partial(note, name=name)) for name, p in self.trainable.items()]
 
         def starved() -> list[str]:
             for hook in hooks:

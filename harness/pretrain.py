@@ -273,9 +273,11 @@ def pretrain_to_file(
     torch.set_num_threads(threads)
     device = "cuda" if torch.cuda.is_available() else "cpu"
     encoder, curve = pretrain(backbone=encoder_settings, points=points, recipe=recipe, device=device, report=report)
+    with data.open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
     described = {
         "file": data.name,
-        "digest": hashlib.sha256(data.read_bytes()).hexdigest(),
+        "digest": digest,
         "bytes": data.stat().st_size,
         "items": len(points),
     }

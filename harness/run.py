@@ -21,7 +21,7 @@ from harness.forking import without_main
 from harness.launch import enter_child, trial_environment
 from harness.models.weights import data_root, find_weights
 from harness.result import UNFINISHED, Result
-from harness.schedule import Job, Observer, gpus_here, planned_order, run_jobs
+from harness.schedule import Job, Observer, bundle, gpus_here, planned_order, run_jobs
 from harness.shared import marked
 from harness.store import Store
 from harness.suite import Suite
@@ -67,8 +67,9 @@ def what_is_missing(trials: Sequence[Trial]) -> list[str]:
 
 def check_gpus(trials: Sequence[Trial]) -> None:
     """Refuse trials that ask for GPUs that this machine does not have: they would wait for ever. Raises UserError."""
-    wanted = max((t.resources.gpus_per_process or 0) * t.resources.processes for t in trials)
-    if wanted and wanted > (here := gpus_here()):
+    here = gpus_here()
+    wanted = int(max((bundle(trial, gpus=here).get("GPU", 0.0) for trial in trials), default=0.0))
+    if wanted > here:
         raise UserError(
             f"resources: trials ask for {wanted} GPU and this machine has {here or 'none'}; run them where there are "
             "some, or on the processor: --set resources.gpus_per_process=0"

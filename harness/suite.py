@@ -158,6 +158,12 @@ def _misshared(train: Train, resources: Resources) -> Iterator[tuple[str, str]]:
         yield "resources.strategy", "needs DeepSpeed: pip install 'pointpeft-harness[deepspeed]'"
     if resources.strategy != "ddp" and processes == 1:
         yield "resources.strategy", f"{resources.strategy} divides among processes; set resources.processes above 1"
+    if resources.strategy != "ddp" and resources.precision != "fp32":
+        why = "DeepSpeed turns the whole model into it, and our forward passes are not built for that"
+        yield (
+            "resources.precision",
+            f"{resources.precision} with {resources.strategy}: {why}; set fp32, or strategy ddp",
+        )
 
 
 def _folds(file: SuiteFile, dataset: Declaration) -> Sequence[int | None]:

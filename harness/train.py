@@ -194,6 +194,8 @@ class Training:
         self.best: dict[str, Tensor] | None = None
         self.fingerprint = self._fingerprint()  # once: it reads all source, and later edits are not what runs
         self.progress = self._begin(seeds)
+        if self.progress.epoch:
+            self.starved()  # the first step, which it is for, was seen
         self.timer = StepTimer(self.device, earlier=self.progress.times)
         self.memory = MemoryWindow(self.device, earlier=self.progress.peaks)
         self.flops = StepFlops(earlier=Flops(*self.progress.flops) if self.progress.flops else None)
@@ -218,6 +220,9 @@ class Training:
                 with self.ranks.whole(self.attached.model, changing=True):
                     self.attached.before_training(clouds for _, clouds in self.task.clouds(self.train, self.trial))
             self.streams.seed(seeds.dropout)
+        begun = self.ranks.numbers({"epoch": progress.epoch})["epoch"] or []
+        if len(set(begun)) > 1:  # they would average gradients of different models
+            raise RuntimeError(f"the processes found different checkpoints (of epochs {begun}); run the trial again")
         self.writer.begin(epochs=self.settings.passes, resumed=progress.epoch or None)
         return progress
 

@@ -168,6 +168,9 @@ class Keeper:
             if parcel is not None:
                 unpack(parcel, writer)
         unpack(ray.get(call), writer)
+        if folder.result() is None:
+            told = "its node lost the folder that it ran in, and with it the result"
+            writer.finish(failure(errand.identity, errand.spec, status="lost", error=told))
 
 
 def unpack(parcel: Parcel, writer: TrialWriter) -> None:

@@ -108,8 +108,9 @@ def _rows_of(entries: Sequence[Entry]) -> dict[RowKey, list[Entry]]:
 
 
 def _protocols(trials: Sequence[Entry], dataset: str) -> Protocols:
-    results = [trial.result for trial in trials if trial.dataset == dataset and trial.result is not None]
-    return tuple(sorted({provenance.protocol_of(r.spec, ignored=r.headline.ignores) for r in results}))
+    """Of the trials that have a number: what others would have been compared by does not matter."""
+    results = [t.result for t in trials if t.dataset == dataset and t.result is not None and score(t) is not None]
+    return tuple(sorted({provenance.protocol_of(result) for result in results}))
 
 
 def _numbered_protocols(grouped: Grouped, dataset: str) -> dict[Protocols, int]:

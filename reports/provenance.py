@@ -6,7 +6,7 @@ Read from the specification and the environment that each result carries; what i
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from harness.result import Result
@@ -69,12 +69,13 @@ def section(spec: Mapping[str, Any], name: str) -> Mapping[str, Any]:
     return found if isinstance(found, Mapping) else {}
 
 
-def protocol_of(spec: Mapping[str, Any], *, ignored: Collection[str] = ()) -> Protocol:
-    """What must agree before two scores are ranked: data, augmentation, protocol, head inputs and precision.
+def protocol_of(result: Result) -> Protocol:
+    """What must agree before two scores are ranked: data, augmentation, protocol, head inputs, precision, processes.
 
-    `ignored` are field paths that the task does not depend on. Of the head's inputs, prompts do not count: only the
-    method that makes them can hand them on.
+    Without what the task does not depend on. Of the head's inputs, prompts do not count: only the method that makes
+    them can hand them on. Precision is the one that was computed with, whatever `auto` came to.
     """
+    spec, ignored = result.spec, result.headline.ignores
     data, train = section(spec, "data"), section(spec, "train")
     found = {f"data.{key}": data[key] for key in ("points", "sampling") if key in data}
     found |= {f"train.{key}": train[key] for key in ("augment",) if key in train}
@@ -84,6 +85,8 @@ def protocol_of(spec: Mapping[str, Any], *, ignored: Collection[str] = ()) -> Pr
         found["method.pool"] = sorted(plain(part) for part in pool if not plain(part).startswith("prompt_"))
     resources = section(spec, "resources")
     found |= {f"resources.{key}": resources[key] for key in ("precision",) if key in resources}
+    if resources.get("precision") == "auto":
+        found["resources.precision"] = result.environment.get("precision", "auto")
     if resources.get("processes", 1) != 1:  # batch norms and dropout see other rows
         found["resources.processes"] = resources["processes"]
     return tuple((key, plain(found[key])) for key in sorted(found.keys() - set(ignored)))

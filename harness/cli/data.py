@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 from rich.markup import escape
@@ -35,12 +35,12 @@ def pretrain(
         Path | None,
         typer.Option("--output", "-o", help="Folder of the weights; unless told, where suites look: DATA/weights."),
     ] = None,
-    backbone: Annotated[str, typer.Option(help="Backbone to pre-train.")] = "point_mae",
-    preset: Annotated[str, typer.Option(help="Its size.")] = "tiny",
-    epochs: Annotated[int | None, typer.Option(min=1, help="100 unless a file tells.")] = None,
-    batch_size: Annotated[int, typer.Option(min=2)] = 32,
-    learning_rate: Annotated[float, typer.Option(min=0.0)] = 1e-3,
-    seed: Annotated[int, typer.Option(min=0)] = 0,
+    backbone: Annotated[str | None, typer.Option(help="Backbone to pre-train; point_mae unless told.")] = None,
+    preset: Annotated[str | None, typer.Option(help="Its size; tiny unless told.")] = None,
+    epochs: Annotated[int | None, typer.Option(min=1, help="Instead of the file's; 100 without a file.")] = None,
+    batch_size: Annotated[int | None, typer.Option(min=2, help="Likewise; 32.")] = None,
+    learning_rate: Annotated[float | None, typer.Option(min=0.0, help="Likewise; 0.001.")] = None,
+    seed: Annotated[int | None, typer.Option(min=0, help="Likewise; 0.")] = None,
     threads: Annotated[int, typer.Option(min=1, help="CPU threads.")] = 1,
 ) -> None:
     """Pre-train an encoder by masked autoencoding on any set of point clouds: by a file, or by options alone."""
@@ -48,17 +48,20 @@ def pretrain(
     from harness.pretrain import Recipe, pretrain_to_file
     from harness.pretraining import load_pretraining
 
+    options = {"epochs": epochs, "batch_size": batch_size, "learning_rate": learning_rate, "seed": seed}
+    given: dict[str, Any] = {key: value for key, value in options.items() if value is not None}
     if suite is not None:
+        if backbone is not None or preset is not None:
+            raise UserError("harness pretrain FILE: --backbone and --preset are for use without a file, which has both")
         file = load_pretraining(suite)
-        asked = file.pretrain.model_dump(exclude={"data", "backbone", "settings"})
-        recipe = Recipe(**asked | ({"epochs": epochs} if epochs else {}))
+        recipe = Recipe(**file.pretrain.model_dump(exclude={"data", "backbone", "settings"}) | given)
         name, backbone, settings = name or file.name, file.pretrain.backbone, file.pretrain.settings
         data = data or data_root() / file.pretrain.data
     else:
         if data is None or name is None:
             raise UserError("harness pretrain: name a file with `pretrain:`, or give both --data and --name")
-        recipe = Recipe(epochs=epochs or 100, batch_size=batch_size, learning_rate=learning_rate, seed=seed)
-        settings = {"preset": preset}
+        recipe = Recipe(**given)
+        backbone, settings = backbone or "point_mae", {"preset": preset or "tiny"}
     console = make_console()
 
     def tell(epoch: int, loss: float, seconds: float) -> None:

@@ -28,7 +28,7 @@ Set = Annotated[
 ]
 Only = Annotated[
     list[str] | None,
-    typer.Option("--only", metavar="KEY=A,B", help="Select by method, dataset, backbone or seed."),
+    typer.Option("--only", metavar="KEY=A,B", help="Select by method, dataset, backbone, seed or fold."),
 ]
 Output = Annotated[Path, typer.Option("--output", "-o", metavar="DIR", help="Folder of results and reports.")]
 DataFolder = Annotated[

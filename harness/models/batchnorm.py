@@ -53,16 +53,17 @@ class GlobalBatchNorm(nn.BatchNorm1d):
     """nn.BatchNorm1d whose statistics in training are those of all processes."""
 
     def forward(self, x: Tensor) -> Tensor:
-        """(N, C) or (N, C, L), as many on every process -> the same shape."""
+        """(N, C) or (N, C, L), as many on every process -> the same shape and type."""
         if not self.training:
             return super().forward(x)
-        y, mean, var = _Normalise.apply(x, self.eps)
+        # Sums over all points lose their digits in half precision: statistics are of 32 bits at least, as torch's are.
+        y, mean, var = _Normalise.apply(x.to(torch.promote_types(x.dtype, torch.float32)), self.eps)
         if self.track_running_stats:
             self._keep(mean, var, points=x.numel() // x.shape[1] * distributed.get_world_size())
         if self.affine:
             shape = [1, -1] + [1] * (x.ndim - 2)
             y = torch.addcmul(self.bias.view(shape), y, self.weight.view(shape))
-        return y
+        return y.to(x.dtype)
 
     @torch.no_grad()
     def _keep(self, mean: Tensor, var: Tensor, *, points: int) -> None:

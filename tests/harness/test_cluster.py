@@ -20,12 +20,12 @@ import yaml
 from harness import cluster, machine, worker
 from harness.cluster import Cluster, Node, fits
 from harness.errors import UserError
-from harness.launch import trial_environment
+from harness.launch import Errand, trial_environment
 from harness.result import Metrics, Result
 from harness.schedule import slots_of
 from harness.shared import marked
 from harness.store import Store
-from harness.travel import Guests, pack, unpack
+from harness.travel import Guests, Keeper, Parcel, pack, unpack
 from harness.trial_folder import LeaseLost, TrialFolder
 
 TEMPLATES = Path(__file__).parents[2] / "docs" / "cluster"
@@ -291,6 +291,23 @@ def test_a_dismissed_trial_ends_with_its_next_write(tmp_path: Path) -> None:
 
     with pytest.raises(LeaseLost):
         TrialWriter(away, lease.token).progress(3)
+
+
+def test_a_node_that_lost_the_folder_gives_the_trial_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With the checkpoint that travelled before."""
+    import ray
+
+    monkeypatch.setattr(ray, "wait", lambda calls, timeout: (calls, []))
+    monkeypatch.setattr(ray, "get", lambda call: call)
+    home = Store(tmp_path).trial("abc")
+    writer = home.claim({})
+    writer.write_file("checkpoint.safetensors", b"two epochs")
+    launcher = SimpleNamespace(visit=SimpleNamespace(remote=lambda *_, **__: Parcel()))
+    errand = Errand(identity="abc", spec={}, timeout=1.0, threads=1, processes=1, packed=b"")
+    Keeper()._attempt(errand, writer, launcher)
+    found = home.result()
+    assert found is not None and found.status == "lost" and home.lease() is None
+    assert (home.path / "checkpoint.safetensors").exists()
 
 
 # Templates

@@ -124,6 +124,7 @@ def test_a_server_that_is_away(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     assert "secret" not in str(found)
 
 
+@pytest.mark.slow
 def test_two_processes_agree() -> None:
     assert all_reduce("gloo")[0] == ""
 

@@ -117,8 +117,11 @@ pretrain:
     assert (
         harness("validate", "mine.yaml", "pretrain_shapenet", cwd=tmp_path).stdout.count("valid, a pre-training") == 2
     )
-    done = harness("pretrain", "mine.yaml", cwd=tmp_path, HARNESS_DATA=str(tmp_path))
+    told = harness("pretrain", "mine.yaml", "--preset", "base", cwd=tmp_path, HARNESS_DATA=str(tmp_path))
+    assert told.returncode == 2 and "--preset" in told.stderr
+    done = harness("pretrain", "mine.yaml", "--seed", "3", cwd=tmp_path, HARNESS_DATA=str(tmp_path))
     assert done.returncode == 0, done.stderr
+    assert json.loads((tmp_path / "weights" / "mine.json").read_text())["recipe"]["seed"] == 3
     listed = harness("weights", "list", cwd=tmp_path, HARNESS_DATA=str(tmp_path))
     assert "mine" in listed.stdout
     told = harness("run", "mine.yaml", cwd=tmp_path)

@@ -15,30 +15,33 @@ from harness import registry
 from harness.errors import SuiteError
 from harness.launch import Errand, launch
 from harness.models.weights import data_root
-from harness.result import Result
+from harness.result import Result, Status
 from harness.store import Store
 from harness.suite import load_suite
+from harness.trial_folder import failure
 
 SUITE = """\
 format: 1
 name: together
 seeds: 1
 datasets: [sweethome12]
-backbones: {{point_mae: {{preset: tiny, weights: point_mae_tiny_parts}}}}
+backbones: {{point_mae: {{preset: tiny, {backbone}}}}}
 methods: {{{methods}}}
 train: {{epochs: 1, batch_size: 16, learning_rate: 2.0e-3, warmup_epochs: 0, drop_path: 0, head_dropout: 0}}
 protocol: {{batchnorm: {batchnorm}}}
 data: {{points: 128}}
 """
 METHODS = sorted(registry.names("methods"))
+WHOLE, SMALL = "weights: point_mae_tiny_parts", "depth: 1, groups: 8, group_size: 8"
 Trained = dict[str, tuple[Result, Path]]
 
 
-def run(folder: Path, methods: list[str], count: int, *, batchnorm: str = "global") -> Trained:
+def run(folder: Path, methods: list[str], count: int, *, batchnorm: str = "global", backbone: str = WHOLE) -> Trained:
     """Whole trials by so many processes, without any dropout: result and folder by method."""
     folder.mkdir(exist_ok=True)
     suite, output = folder / "suite.yaml", folder / f"results{count}"
-    suite.write_text(SUITE.format(methods=", ".join(map(without_dropout, methods)), batchnorm=batchnorm))
+    chosen = ", ".join(map(without_dropout, methods))
+    suite.write_text(SUITE.format(methods=chosen, batchnorm=batchnorm, backbone=backbone))
     Store(output).prepare()
     processes = []
     for index in range(count):
@@ -82,8 +85,8 @@ def assert_equal(first: Path, second: Path) -> None:
 
 def test_two_processes_train_as_one(tmp_path: Path) -> None:
     """With a frozen tokenizer: its statistics are the batch's all the same."""
-    alone, first = run(tmp_path, ["dapt"], 1)["dapt"]
-    together, second = run(tmp_path, ["dapt"], 2)["dapt"]
+    alone, first = run(tmp_path, ["dapt"], 1, backbone=SMALL)["dapt"]
+    together, second = run(tmp_path, ["dapt"], 2, backbone=SMALL)["dapt"]
     assert_equal(first, second)
     assert alone.metrics.loss == pytest.approx(together.metrics.loss, rel=1e-9)
     assert together.parameters == alone.parameters
@@ -118,7 +121,8 @@ def test_local_statistics_differ(tmp_path: Path) -> None:
 def launched(folder: Path, **resources: object) -> tuple[Result, Path]:
     """A small trial as a launcher runs it: fresh processes, a private rendezvous, one result."""
     sections = ", ".join(f"{name}: {value}" for name, value in resources.items())
-    text = SUITE.format(methods=without_dropout("lora"), batchnorm="local") + f"resources: {{{sections}}}\n"
+    text = SUITE.format(methods=without_dropout("lora"), batchnorm="local", backbone=WHOLE)
+    text += f"resources: {{{sections}}}\n"
     folder.mkdir(exist_ok=True)
     (folder / "suite.yaml").write_text(text)
     (trial,) = load_suite(str(folder / "suite.yaml")).trials
@@ -146,7 +150,7 @@ def test_one_error_of_all_processes_is_the_trials_error(tmp_path: Path) -> None:
     assert result.status == "done"
     changed = SUITE.replace("batch_size: 16", "batch_size: 600")
     (tmp_path / "suite.yaml").write_text(
-        changed.format(methods="lora: {}", batchnorm="local") + "resources: {processes: 2}\n"
+        changed.format(methods="lora: {}", batchnorm="local", backbone=WHOLE) + "resources: {processes: 2}\n"
     )
     (trial,) = load_suite(str(tmp_path / "suite.yaml")).trials
     writer = Store(tmp_path).trial(trial.identity).claim(trial.spec())
@@ -155,13 +159,47 @@ def test_one_error_of_all_processes_is_the_trials_error(tmp_path: Path) -> None:
     assert writer.folder.lease() is None
 
 
+@pytest.mark.parametrize(
+    ("broken", "said", "status"),
+    [
+        (None, ["failed", "oom"], "oom"),
+        (-6, ["oom"], "oom"),
+        (None, ["failed", "failed"], "failed"),
+        (-9, ["failed"], "lost"),
+    ],
+)
+def test_the_cause_is_the_trials_not_what_others_say_of_it(
+    broken: int | None, said: list[Status], status: Status, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One process is out of memory, or killed; the others find that it is gone, and may be heard first."""
+
+    class Crew:
+        def __init__(self, errand: Errand, *_: object, **__: object) -> None:
+            self.broken = broken
+            self.said = [failure(errand.identity, errand.spec, status=name, error=name) for name in said]
+
+        def at_work(self) -> bool:
+            return False
+
+        def end(self, *, patience: float) -> None:
+            """All are gone."""
+
+    monkeypatch.setattr("harness.launch._Crew", Crew)
+    writer = Store(tmp_path).trial("abc").claim({})
+    errand = Errand(identity="abc", spec={}, timeout=60.0, threads=1, processes=2, packed=b"")
+    assert launch(errand, writer, data=tmp_path).status == status
+    found = writer.folder.result()
+    assert found is not None and found.status == status
+
+
 def test_what_processes_cannot_share_is_said_before_anything_runs(tmp_path: Path) -> None:
-    text = SUITE.format(methods="lora: {}", batchnorm="local")
+    text = SUITE.format(methods="lora: {}", batchnorm="local", backbone=WHOLE)
     for resources, words in (
         ("processes: 3", "train.batch_size: 16 does not divide among 3 processes"),
         ("processes: 16", "16 does not divide among 16 processes into parts of at least two"),
         ("strategy: zero2", "resources.strategy: zero2 divides among processes"),
         ("processes: 2, strategy: zero4", "resources.strategy"),
+        ("processes: 2, strategy: zero2, precision: auto", "resources.precision: auto with zero2"),
     ):
         (tmp_path / "suite.yaml").write_text(text + f"resources: {{{resources}}}\n")
         with pytest.raises(SuiteError, match=words):

@@ -1,12 +1,15 @@
 """Order and resources, without Ray."""
 
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 
-from harness import registry, schedule
+from harness import registry, run, schedule
+from harness.errors import UserError
 from harness.result import Result
+from harness.run import check_gpus
 from harness.schedule import Job, bundle, planned_order
 from harness.settings import Resources
 from harness.store import Store
@@ -27,9 +30,26 @@ def test_what_a_trial_reserves() -> None:
     trial = load_suite("quickstart").trials[0]
     assert bundle(trial, gpus=0) == {"CPU": 1.0}
     assert bundle(trial, gpus=4) == {"CPU": 1.0, "GPU": 1.0}
-    from dataclasses import replace
-
     assert bundle(replace(trial, resources=Resources(gpus_per_process=0, cpus_per_process=3)), gpus=4) == {"CPU": 3.0}
+
+
+def test_trials_that_would_wait_for_gpus_for_ever_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    trial = load_suite("quickstart").trials[0]
+    trials = {
+        "two of one each": replace(trial, resources=Resources(processes=2)),  # one each where there are some
+        "one": replace(trial, resources=Resources(gpus_per_process=1)),
+        "none": replace(trial, resources=Resources(processes=2, gpus_per_process=0)),
+    }
+    refused = set()
+    for here in (0, 1, 2):
+        monkeypatch.setattr(run, "gpus_here", lambda here=here: here)
+        for name, asked in trials.items():
+            try:
+                check_gpus([trial, asked])
+            except UserError as error:
+                assert "gpus_per_process=0" in str(error)
+                refused.add((name, here))
+    assert refused == {("two of one each", 1), ("one", 0)}
 
 
 def test_every_kind_of_plug_in_loads() -> None:

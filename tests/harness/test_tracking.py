@@ -130,7 +130,7 @@ def everything(store: Store) -> Any:
     return [run.to_dictionary() for run in (parent, *(children[identity] for identity in sorted(children)))]
 
 
-def wait_for(condition: Callable[[], bool], *, seconds: float = 20) -> None:
+def wait_for(condition: Callable[[], bool], *, seconds: float = 60) -> None:
     deadline = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < deadline, "it did not happen in time"

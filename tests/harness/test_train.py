@@ -288,3 +288,26 @@ def test_nearest_neighbour_finds_itself() -> None:
     features = shape_features(clouds)
     assert features.shape == (20, 51)
     assert np.allclose(features[:, :16].sum(1), 1)
+
+
+class NoGradient(torch.autograd.Function):
+    """Takes a weight, and gives no gradient for it."""
+
+    @staticmethod
+    def forward(ctx, x, weight):  # type: ignore[no-untyped-def]
+        return x.clone()
+
+    @staticmethod
+    def backward(ctx, gradient):  # type: ignore[no-untyped-def]
+        return gradient, None
+
+
+def test_a_parameter_that_no_gradient_reaches_is_named() -> None:
+    """Neither one that is not used, nor one whose gradient a function leaves out; a gradient of zero is one."""
+    attached, _ = build(make_trial("linear_probe"), device=torch.device("cpu"), train_items=8)
+    assert len(attached.trainable) > 3
+    unused, left_out, zero, *others = attached.trainable.items()
+    starved = attached.watch()
+    total = sum((parameter.sum() for _, parameter in others), 0 * zero[1].sum())
+    NoGradient.apply(total, left_out[1]).backward()  # type: ignore[no-untyped-call]
+    assert starved() == attached.starved() == [unused[0], left_out[0]]

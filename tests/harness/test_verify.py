@@ -23,6 +23,11 @@ from tests.parity.recording import Recipe, write_record
 DAPT, PEFT, FULL = "dapt_use_mean_None", "pointpeft_mae", "pointmae_full"
 
 
+def slow(*values: Any) -> Any:
+    """A case that takes seconds."""
+    return pytest.param(*values, marks=pytest.mark.slow)
+
+
 def copied(name: str, folder: Path) -> Path:
     """A bundled record in another folder."""
     for file in json.loads((BUNDLED / f"{name}.json").read_text())["state_files"]:
@@ -166,8 +171,8 @@ def test_a_missing_or_additional_gradient_is_noticed(dtype: DType, tmp_path: Pat
         (lambda m: m.update(trainable_total=1), {"trainable parameters"}),
         (lambda m: m["trainable"].pop(), {"trainable tensors"}),
         (lambda m: m["trainable_without_gradient"].append("cls_pos"), {"tensors without gradient"}),
-        (lambda m: m["adamw5_losses"]["losses_before_each_step"].__setitem__(0, 1.5375), {"AdamW loss 1"}),
-        (lambda m: m["adamw5_losses"]["losses_before_each_step"].__setitem__(4, 0.1650), {"AdamW loss 5"}),
+        slow(lambda m: m["adamw5_losses"]["losses_before_each_step"].__setitem__(0, 1.5375), {"AdamW loss 1"}),
+        slow(lambda m: m["adamw5_losses"]["losses_before_each_step"].__setitem__(4, 0.1650), {"AdamW loss 5"}),
     ],
 )
 def test_a_changed_number_of_the_manifest_is_noticed(
@@ -202,6 +207,7 @@ def test_another_model_is_noticed(settings: dict[str, Any], tmp_path: Path) -> N
 # Rounding
 
 
+@pytest.mark.slow
 def test_adamw_is_held_to_what_rounding_does(tmp_path: Path) -> None:
     """Where the whole encoder trains, the record of a later step is noise, and that of an earlier one is not."""
     file = copied(FULL, tmp_path)
@@ -356,7 +362,13 @@ FAMILIES = [
 ]
 
 
-@pytest.mark.parametrize("recipe", FAMILIES, ids=lambda recipe: recipe.name)
+def marked(recipe: Recipe) -> Any:
+    """Those of seconds are slow: Point-M2AE's, but for one."""
+    quick = recipe.encoder["name"] != "point_m2ae" or recipe.name.endswith("without_first")
+    return pytest.param(recipe, marks=() if quick else pytest.mark.slow, id=recipe.name)
+
+
+@pytest.mark.parametrize("recipe", [marked(recipe) for recipe in FAMILIES])
 def test_every_family_and_head_input(recipe: Recipe, tmp_path: Path) -> None:
     """At other sizes and seeds; and one of its tensors off by a little is noticed."""
     file = write_record(tmp_path, recipe)

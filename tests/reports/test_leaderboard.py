@@ -154,6 +154,8 @@ def test_a_single_seed_is_not_called_best_before_several(suite: SuiteResults) ->
         ({"protocol_validation_seed": 3}, "validation seed 3"),
         ({"method_settings": {"pool": ["class"]}}, "head inputs (a method's own prompts apart) class"),
         ({"resources_precision": "bf16"}, "precision bf16"),
+        ({"resources_processes": 2}, "processes 2"),
+        ({"protocol_batchnorm": "global"}, "batch norms over processes global"),
     ],
 )
 def test_other_protocols_are_not_ranked_together(suite: SuiteResults, change: dict[str, object], words: str) -> None:
@@ -172,6 +174,19 @@ def test_other_protocols_are_not_ranked_together(suite: SuiteResults, change: di
     pairs = [(c.dataset, c.first.method, c.second.method) for c in board.comparisons]
     assert {dataset for dataset, *names in pairs if "dapt" in names} == {"sweethome12_scanlike"}
     assert row_of(board, "dapt").section != row_of(board, "lora").section
+
+
+def test_auto_is_the_precision_that_it_came_to(suite: SuiteResults) -> None:
+    def other(entry: Entry) -> Result | None:
+        if entry.result is None or entry.reference:
+            return entry.result
+        spec = spec_of(entry.method, entry.dataset, entry.seed, resources_precision="auto")
+        environment = entry.result.environment | ({"precision": "bf16"} if entry.method == "dapt" else {})
+        return entry.result.model_copy(update={"spec": spec, "environment": environment})
+
+    board = leaderboard(changed(suite, other))
+    assert cell_of(board, "dapt", "sweethome12").protocol == "B"
+    assert any("B (dapt): precision bf16" in notice for notice in board.notices)
 
 
 def test_prompts_among_a_heads_inputs_are_the_methods_own(suite: SuiteResults) -> None:

@@ -1,12 +1,15 @@
 """Results of part segmentation in the same reports: another headline, a table by category, nothing mixed."""
 
+import copy
 import csv
 import json
 from pathlib import Path
 
 import pytest
 
-from harness.store import SuiteResults
+from harness.result import Result
+from harness.store import Entry, SuiteResults
+from harness.trial_folder import failure
 from reports import html, markdown, tidy
 from reports.build import leaderboard
 from reports.statistics import mean
@@ -97,3 +100,17 @@ def test_pool_does_not_tell_rows_apart(results: SuiteResults) -> None:
 
     assert {row.section for row in leaderboard(pooled({})).rows} == {0}
     assert {row.section for row in leaderboard(pooled({"augment": "none"})).rows} == {0, 1}
+
+
+def test_a_lost_trial_does_not_set_its_row_apart(results: SuiteResults) -> None:
+    """Its result was written by a process that knew the specification alone, not the task."""
+
+    def lose(entry: Entry) -> Result | None:
+        assert entry.result is not None
+        entry.result.spec["method"]["settings"]["pool"] = [entry.method]
+        if (entry.method, entry.seed) != ("lora", 0):
+            return entry.result
+        return failure(entry.result.id, entry.result.spec, status="lost", error="gone")
+
+    board = leaderboard(changed(copy.deepcopy(results), lose))
+    assert {row.section for row in board.rows} == {0} and not any("protocol" in notice for notice in board.notices)

@@ -123,7 +123,9 @@ def test_a_trial_on_a_cpu_trains_on_the_mapped_pages(root: Path, monkeypatch: py
     monkeypatch.setattr(type(SMALL), "load", lambda *arguments: loaded.append(load(*arguments)) or loaded[-1])
     with warnings.catch_warnings():
         warnings.simplefilter("error")  # torch complains of arrays that it may not write
-        train, test, held, _ = load_splits(SimpleNamespace(dataset=SMALL, protocol=Protocol()), torch.device("cpu"))  # type: ignore[arg-type]
+        train, test, held, _ = load_splits(
+            SimpleNamespace(dataset=SMALL, split_name="small", protocol=Protocol()), torch.device("cpu")
+        )  # type: ignore[arg-type]
     assert held is None
     assert [split.points.data_ptr() for split in (train, test)] == [found.points.ctypes.data for found in loaded]
 

@@ -124,6 +124,7 @@ def test_what_is_written_is_as_declared(prepared: Path) -> None:
     assert not np.array_equal(clean["points"], scan["points"])
 
 
+@pytest.mark.slow
 def test_the_bytes_do_not_depend_on_the_number_of_processes(
     bricks: Path, prepared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -156,6 +157,7 @@ ldraw16.prepare_ldraw16(source=Path({str(bricks)!r}), root=Path({str(tmp_path)!r
     assert contents(tmp_path) == contents(prepared)
 
 
+@pytest.mark.slow
 def test_ctrl_c_leaves_no_part_of_a_set_and_a_damaged_chunk_is_made_anew(
     bricks: Path, prepared: Path, tmp_path: Path
 ) -> None:
