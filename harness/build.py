@@ -38,6 +38,21 @@ def build(
     return attached, digests
 
 
+def build_outline(trial: Trial, *, train_items: int | None = None) -> Attached:
+    """The attached model of a trial on the meta device, in training mode: shapes without values, in no memory.
+
+    Weights are not read. `train_items` are the training clouds, which some methods remember; as many as the dataset
+    declares when not given.
+    """
+    items = trial.dataset.train_items if train_items is None else train_items
+    task = task_of(trial.dataset)
+    with torch.random.fork_rng(devices=[]), torch.device("meta"):  # some methods draw numbers all the same
+        encoder = trial.backbone.build(drop_path=trial.train.drop_path)
+        attached = task.attach(trial, encoder, train_items=items, head_dropout=trial.train.head_dropout)
+    set_training(attached.model, frozen_batchnorm=trial.protocol.frozen_batchnorm)
+    return attached
+
+
 @torch.no_grad()
 def _calibrate(encoder: Encoder, train: Any, trial: Trial) -> None:
     """Set the running statistics of random weights from the training clouds.

@@ -45,6 +45,8 @@ class Progress:
     """Of counted steps (harness.measure.steps)."""
     peaks: dict[str, int | None] = field(default_factory=dict)
     """Of memory (harness.measure.memory)."""
+    flops: tuple[int, int] | None = None
+    """Of a step (harness.measure.flops)."""
     row: dict[str, Any] = field(default_factory=dict)
     """The last epoch's line of metrics.jsonl."""
 

@@ -14,7 +14,7 @@ import math
 import time
 import traceback
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import asdict, astuple
 from typing import Any
 
 import numpy as np
@@ -32,12 +32,13 @@ from harness.errors import UserError
 from harness.evaluation import Evaluation, precision_on
 from harness.headline import others
 from harness.measure.environment import code_digest, cpu_name, environment, libraries
-from harness.measure.memory import NO_GPU, NOT_YET, MemoryWindow
+from harness.measure.flops import Flops, StepFlops
+from harness.measure.memory import NO_ESTIMATE, NO_GPU, NOT_YET, MemoryWindow
 from harness.measure.steps import StepTimer
 from harness.optimizer import AdamW
 from harness.processes import Ranks, accelerator_for
+from harness.result import Compute, Parameters, Result, Status, Storage, Time
 from harness.result import Memory as MemoryRecord
-from harness.result import Parameters, Result, Status, Storage, Time
 from harness.settings import Train
 from harness.tasks import task_of
 from harness.trial import Seeds, Trial
@@ -197,6 +198,7 @@ class Training:
             self.starved()  # the first step, which it is for, was seen
         self.timer = StepTimer(self.device, earlier=self.progress.times)
         self.memory = MemoryWindow(self.device, earlier=self.progress.peaks)
+        self.flops = StepFlops(earlier=Flops(*self.progress.flops) if self.progress.flops else None)
 
     def _begin(self, seeds: Seeds) -> Progress:
         """Go on from the checkpoint, or start: fill what the method fills before training, seed dropout."""
@@ -275,10 +277,12 @@ class Training:
             rows = shuffled[batch * batch_size : (batch + 1) * batch_size]
             seen = self.task.batch(self.train, rows, self.trial, self.augment, self.noise).part(self.ranks.part)
             self.timer.data_ready()
-            with self.accelerator.autocast():
-                loss = self.task.loss(self.model(*seen.inputs), seen.targets, settings)
-            self.optimizer.zero_grad()
-            self.accelerator.backward(loss)
+            with self.flops.counting():
+                with self.accelerator.autocast():
+                    loss = self.task.loss(self.model(*seen.inputs), seen.targets, settings)
+                self.flops.after_forward(len(seen.targets))
+                self.optimizer.zero_grad()
+                self.accelerator.backward(loss)
             if step == 0 and (starved := self.starved()):
                 raise RuntimeError(f"declared trainable, but without a gradient: {', '.join(starved)}")
             self.accelerator.clip_grad_norm_(self.attached.trainable.values(), settings.clip_norm)
@@ -312,6 +316,7 @@ class Training:
 
     def _checkpoint(self) -> None:
         self.progress.times, self.progress.peaks = self.timer.times(), self.memory.peaks()
+        self.progress.flops = astuple(self.flops.counted) if self.flops.counted else None
         content = pack(
             fingerprint=self.fingerprint,
             progress=self.progress,
@@ -367,6 +372,7 @@ class Training:
                 total=earlier + time.perf_counter() - self.began,
                 startup=self.progress.startup,
             ),
+            compute=self._compute(),
             storage=Storage(adapter=size),
             environment=environment(
                 self.device,
@@ -375,8 +381,14 @@ class Training:
                 git=git,
             ),
             digests=self.digests,
-            reasons={} if self.device.type == "cuda" else {f"memory.{key}": NO_GPU for key in ONLY_GPU},
+            reasons={"memory.estimated": NO_ESTIMATE}
+            | ({} if self.device.type == "cuda" else {f"memory.{key}": NO_GPU for key in ONLY_GPU}),
         )
+
+    def _compute(self) -> Compute:
+        """What was counted in the first step; every process did as much."""
+        flops = self.flops.counted
+        return Compute(flops_forward=flops.forward, flops_train=flops.train * self.ranks.count) if flops else Compute()
 
     def _save_adapter(self) -> int:
         """Write what turns the base weights into the trained model (harness.adapter). Returns the files' size."""
@@ -402,7 +414,7 @@ def _baseline(trial: Trial, writer: TrialWriter | Onlooker, git: str | None) -> 
     outcome = Evaluation(prediction, test.labels.numpy(), math.nan)
     writer.write_predictions(outcome.columns())
     nothing = "a baseline trains nothing"
-    sections = {"parameters": Parameters, "memory": MemoryRecord, "storage": Storage}
+    sections = {"parameters": Parameters, "memory": MemoryRecord, "compute": Compute, "storage": Storage}
     reasons = {f"{name}.{key}": nothing for name, record in sections.items() for key in record().model_dump()}
     reasons |= {f"time.{key}": nothing for key in ("step", "data", "throughput", "startup", "evaluate")}
     return Result(

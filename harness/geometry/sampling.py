@@ -7,8 +7,6 @@ about 0.03 of the origin (squared norm <= 1e-3) is never a candidate.
 
 from __future__ import annotations
 
-from functools import lru_cache
-
 import torch
 from torch import Tensor
 
@@ -16,7 +14,6 @@ NEAR_ORIGIN = 1e-3
 """Squared norm up to which the official kernel skips a point."""
 
 
-@lru_cache(maxsize=32)
 def _scan_order(count: int, device: torch.device) -> Tensor:
     """The order in which the kernel's threads compare points, which decides ties: k mod block, then k."""
     block = min(1 << (count.bit_length() - 1), 512)

@@ -90,6 +90,7 @@ def test_two_processes_train_as_one(tmp_path: Path) -> None:
     assert_equal(first, second)
     assert alone.metrics.loss == pytest.approx(together.metrics.loss, rel=1e-9)
     assert together.parameters == alone.parameters
+    assert together.compute.flops_train and together.compute == alone.compute
     memory = together.memory
     assert memory.host_peak is not None and memory.host_peak_sum is not None
     assert memory.host_peak < memory.host_peak_sum <= 2 * memory.host_peak

@@ -1,0 +1,96 @@
+"""Predicted peaks of memory against those that the allocator of the CPU really saw."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+from scipy.stats import kendalltau
+from torch.profiler import ProfilerActivity, profile
+
+from harness import registry
+from harness.build import set_training
+from harness.measure.estimate import Estimate, estimate_memory
+from harness.models.point_mae import PointMAE
+from harness.optimizer import AdamW
+from harness.tasks import task_of
+from harness.trial import Trial
+from tests.harness.test_flops import make_trial
+
+CLOUDS = 100
+TOLERANCE = 0.15
+
+
+def tiny(method: str) -> Trial:
+    return replace(make_trial(method, points=512, batch=16), backbone=PointMAE(preset="tiny"))
+
+
+def true_peak(trial: Trial) -> int:
+    """Bytes of torch's CPU allocator while a model is built and takes two steps, by the profiler."""
+    task, settings = task_of(trial.dataset), trial.train
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
+        encoder = trial.backbone.build(drop_path=settings.drop_path)
+        attached = task.attach(trial, encoder, train_items=CLOUDS, head_dropout=settings.head_dropout)
+        set_training(attached.model, frozen_batchnorm=trial.protocol.frozen_batchnorm)
+        optimizer = AdamW(attached.optimizer_groups(settings.weight_decay), lr=1e-3, fused=True)
+        for _ in range(2):
+            batch = task.random_batch(trial, settings.batch_size)
+            loss = task.loss(attached.model(*batch.inputs), batch.targets, settings)
+            optimizer.zero_grad()
+            loss.backward()
+            torch.nn.utils.clip_grad_norm_(attached.trainable.values(), settings.clip_norm)
+            optimizer.step()
+    assert profiler.profiler is not None and profiler.profiler.kineto_results is not None
+    events = [event for event in profiler.profiler.kineto_results.events() if event.name() == "[memory]"]
+    alive = peak = 0
+    for event in sorted(events, key=lambda event: event.start_ns()):
+        alive += event.nbytes()
+        peak = max(peak, alive)
+    return peak
+
+
+def predicted(trial: Trial, precision: str = "fp32") -> Estimate:
+    return estimate_memory(trial, precision=precision, train_items=CLOUDS)
+
+
+def test_the_estimate_is_what_the_allocator_sees() -> None:
+    trial = tiny("lora")
+    assert predicted(trial).total == pytest.approx(true_peak(trial), rel=0.05)
+
+
+@pytest.mark.slow
+def test_every_method_is_within_the_tolerance_and_in_its_order() -> None:
+    trials = [tiny(name) for name in registry.names("methods")]
+    true, estimated = [true_peak(trial) for trial in trials], [predicted(trial).total for trial in trials]
+    ratios = {trial.method_name: e / t for trial, e, t in zip(trials, estimated, true, strict=True)}
+    assert all(abs(ratio - 1) <= TOLERANCE for ratio in ratios.values()), ratios
+    assert kendalltau(true, estimated).statistic >= 0.9
+
+
+def test_the_parts_are_what_they_are_called() -> None:
+    streams = torch.get_rng_state()
+    trial = make_trial("full", batch=16)
+    estimate = predicted(trial)
+    parameters = sum(p.numel() for p in trial.backbone.build(drop_path=0).parameters())
+    head = 2 * 96 * 256 + 256 * 256 + 256 * 12 + 2 * 256 + 12 + 2 * 2 * 256
+    assert estimate.parameters == 4 * (parameters + head)
+    assert 2 * estimate.parameters <= estimate.optimiser < 2.01 * estimate.parameters  # and one number per tensor
+    assert 0 < estimate.gradients <= estimate.parameters
+    assert predicted(make_trial("linear_probe", batch=16)).optimiser < 0.8 * estimate.optimiser
+    torch.set_rng_state(streams)
+    assert predicted(trial) == estimate
+    assert torch.equal(torch.get_rng_state(), streams), "random streams are the trial's"
+
+
+def test_a_larger_batch_takes_more_and_a_lower_precision_less() -> None:
+    trial = make_trial("lora", batch=16)
+    few, many, half = predicted(trial), predicted(make_trial("lora", batch=32)), predicted(trial, "bf16")
+    moving = [estimate.activations + estimate.temporaries for estimate in (few, many)]
+    assert 1.5 * moving[0] < moving[1] < 2.5 * moving[0]
+    assert many.parameters == few.parameters == half.parameters
+    assert half.total < few.total
+
+
+def test_processes_share_the_batch() -> None:
+    trial = make_trial("lora", batch=32)
+    shared = replace(trial, resources=trial.resources.model_copy(update={"processes": 2}))
+    assert predicted(shared) == predicted(make_trial("lora", batch=16))
