@@ -18,12 +18,12 @@ SMALL = (
 
 
 def fill_folds(root: Path, *, way: int, shot: int) -> None:
-    """Ten folds: two different ones, one cloud per class and split, and copies of the second."""
+    """Ten folds: two different ones, two clouds per class to train on and one to test, and copies of the second."""
     folder = root / "ModelNetFewshot" / f"{way}way_{shot}shot"
     for fold in range(2):
         items = [
-            [(np.concatenate([cloud, cloud], axis=1), label, label) for label, cloud in enumerate(found)]
-            for found in (clouds(way, 8192, seed=fold), clouds(way, 8192, seed=fold + 2))
+            [(np.concatenate([cloud, cloud], axis=1), row % way, row % way) for row, cloud in enumerate(found)]
+            for found in (clouds(2 * way, 8192, seed=fold), clouds(way, 8192, seed=fold + 2))
         ]
         write_fold(folder / f"{fold}.pkl", *items)
     for fold in range(2, 10):

@@ -164,6 +164,7 @@ def test_every_method_trains_what_it_declares(name: str, settings: dict[str, Any
     method: Method = registry.get("methods", name).model_validate(settings).on(backbone)
     if problems := misfits(method, backbone):
         pytest.skip(str(problems))
+    torch.manual_seed(2)  # one with which none of DAPT's gates, which are ReLUs, is closed to all tokens
     encoder = backbone.build(drop_path=0)
     assert isinstance(encoder, PlainEncoder)
     head = PartHead(dim=encoder.dim, categories=16, parts=50, dropout=0)
