@@ -3,6 +3,7 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV := .venv
 STAMP := $(VENV)/.installed
 OUTPUT ?= results
+ALONE := tests/faults tests/harness/test_remote_mlflow.py  # tests that wait for what others would slow down
 
 .PHONY: help quickstart test test-all lint format clean
 .DEFAULT_GOAL := help
@@ -23,8 +24,8 @@ test: $(STAMP)  ## Install and run the tests (minutes, two cores, no network)
 	$(VENV)/bin/python -m pytest -q -m "not slow" -n 2 --dist loadfile
 
 test-all: test  ## All tests, the slow ones included
-	$(VENV)/bin/python -m pytest -q -m slow -n 2 --dist loadfile --ignore tests/faults
-	$(VENV)/bin/python -m pytest -q -m slow tests/faults
+	$(VENV)/bin/python -m pytest -q -m slow -n 2 --dist loadfile $(ALONE:%=--ignore=%)
+	$(VENV)/bin/python -m pytest -q -m slow $(ALONE)
 
 lint: $(STAMP)  ## Style and types
 	$(VENV)/bin/ruff check .

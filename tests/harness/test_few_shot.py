@@ -51,6 +51,7 @@ def test_no_gpu_is_said_at_once(tmp_path: Path) -> None:
     assert not (tmp_path / "results").exists()
 
 
+@pytest.mark.slow
 def test_folds_are_averaged_apart_from_seeds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     fill_folds(tmp_path / "data", way=5, shot=10)
     only = ("--only", "method=linear_probe", "--only", "dataset=modelnet40_fewshot_5w10s")

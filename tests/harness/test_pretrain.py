@@ -100,6 +100,7 @@ def test_the_shipped_weights_are_what_their_card_says() -> None:
     assert card["loss"][-1] < 0.01
 
 
+@pytest.mark.slow
 def test_a_file_says_what_to_pretrain(tmp_path: Path) -> None:
     points = torch.nn.functional.normalize(torch.randn(8, 512, 3), dim=-1).numpy()
     np.save(tmp_path / "clouds.npy", points)

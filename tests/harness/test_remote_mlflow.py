@@ -72,6 +72,12 @@ class Server:
         self.process.wait()
 
 
+@pytest.fixture(autouse=True)
+def _patience(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A server that shares two cores with its clients may take its time."""
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "60")
+
+
 @pytest.fixture(scope="module")
 def postgres() -> Iterator[str]:
     """A database of a PostgreSQL server of our own, on a free port of the loopback."""
