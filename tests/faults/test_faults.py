@@ -30,13 +30,29 @@ def kill(pid: int) -> None:
     os.kill(pid, signal.SIGKILL)
 
 
-def gone_after(scene: Any, seconds: float) -> float:
-    """Seconds until no process of the run is left; fails when it takes longer."""
+RAYS_HELPERS = ("ray::DashboardAgent", "ray::RuntimeEnvAgent")
+"""They look after their raylet now and then and hold nothing of ours: on a busy machine they outlive it for a while."""
+
+
+def gone_after(scene: Any, seconds: float, *, helpers: float = 30) -> float:
+    """Seconds until no process of the run is left but Ray's helpers, which get `helpers` seconds; fails after that."""
     began = time.monotonic()
+    ours = None
     while left := scene.processes():
-        assert time.monotonic() - began < seconds, [(process.pid, process.name()) for process in left]
+        names = [name_of(process) for process in left]
+        if ours is None and set(names) <= set(RAYS_HELPERS):
+            ours = time.monotonic() - began
+        limit = seconds if ours is None else helpers
+        assert time.monotonic() - began < limit, names
         time.sleep(0.05)
-    return time.monotonic() - began
+    return ours if ours is not None else time.monotonic() - began
+
+
+def name_of(process: psutil.Process) -> str:
+    try:
+        return str(process.name())
+    except psutil.Error:  # it has just ended
+        return RAYS_HELPERS[0]
 
 
 def test_a_killed_trial_goes_on_in_its_actor(scene: Any) -> None:
