@@ -56,15 +56,14 @@ def _run(suite: str, *, only: list[str], settings: list[str], output: Path) -> i
         raise UserError(f"{len(trials)} trials ({some}; …): choose one with --only, such as --only seed=0")
     (trial,) = trials
     index, count = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
-    wanted = 1 if trial.baseline is not None else trial.resources.processes
-    if count != wanted:
+    if count != (wanted := trial.processes):
         raise UserError(
             f"{trial.name} is for resources.processes = {wanted}, and {count} run: start it with `accelerate launch "
             f"--multi_gpu --num_processes {wanted} -m harness.train …`, or add --set resources.processes={count}"
         )
     _set_up(trial)
     from harness.processes import leave
-    from harness.train import attempt, finish
+    from harness.train import attempt, run_trial
 
     store = Store(output)
     folder = store.trial(trial.identity)
@@ -75,8 +74,7 @@ def _run(suite: str, *, only: list[str], settings: list[str], output: Path) -> i
             store.prepare()
             writer = folder.claim(trial.spec())
             threading.Thread(target=_signs_of_life, args=(writer,), daemon=True).start()
-            result = attempt(trial, writer)
-            finish(trial, writer, result)
+            result = run_trial(trial, writer)
     except Finished:
         raise UserError(f"{folder.path}: {trial.name} is done already") from None
     except Taken:

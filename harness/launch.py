@@ -70,7 +70,7 @@ class Errand:
             spec=trial.spec(),
             timeout=resources.timeout,
             threads=resources.cpus_per_process,
-            processes=1 if trial.baseline is not None else resources.processes,
+            processes=trial.processes,
             packed=pickle.dumps(trial),
             replaces=replaces,
             attempts=attempts,

@@ -14,7 +14,8 @@ from harness import registry
 from harness.errors import Problem, SuiteError
 from harness.models.point_mae import PointMAE
 from harness.settings import Fraction, NonNegative, Positive, Section
-from harness.suite import Name, find_suite, words
+from harness.suite import find_suite, words
+from harness.suite_file import Name
 from harness.yaml_source import YamlPath, read_yaml
 
 

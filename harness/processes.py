@@ -13,7 +13,7 @@ from contextlib import AbstractContextManager, contextmanager
 from datetime import timedelta
 from itertools import islice
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 from accelerate import Accelerator
@@ -21,14 +21,11 @@ from accelerate.utils import DeepSpeedPlugin, DistributedDataParallelKwargs, Ini
 from torch import Tensor, distributed, nn
 from torch.optim import Optimizer
 
-from harness.evaluation import precision_on
+from harness.evaluation import Item, precision_on
 from harness.method import Attached
 from harness.models.batchnorm import make_global
 from harness.models.head import Headed
 from harness.trial import Trial
-
-Item = TypeVar("Item")
-"""What is shared out: batches, mostly."""
 
 ZERO_STAGES = {"zero1": 1, "zero2": 2, "zero3": 3}
 """DeepSpeed's stages by `resources.strategy`."""

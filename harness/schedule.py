@@ -111,9 +111,8 @@ def bundle(trial: Trial, *, gpus: int) -> dict[str, float]:
     """What a trial reserves: one bundle, as its processes live on one node."""
     wanted = trial.resources.gpus_per_process if trial.baseline is None else 0
     per_process = min(1, gpus) if wanted is None else wanted
-    processes = 1 if trial.baseline is not None else trial.resources.processes
-    found = {"CPU": float(trial.resources.cpus_per_process * processes)}
-    return found | ({"GPU": float(per_process * processes)} if per_process else {})
+    found = {"CPU": float(trial.resources.cpus_per_process * trial.processes)}
+    return found | ({"GPU": float(per_process * trial.processes)} if per_process else {})
 
 
 def slots_of(bundles: Sequence[dict[str, float]], cluster: Cluster) -> int:

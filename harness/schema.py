@@ -15,7 +15,7 @@ from pydantic.json_schema import GenerateJsonSchema, models_json_schema
 from harness import registry
 from harness.baselines import BASELINES
 from harness.models.weights import all_weights
-from harness.suite import FACETS, SECTIONS, Override, Reference, SuiteFile
+from harness.suite_file import FACETS, SECTIONS, Override, Reference, SuiteFile
 
 Schema = dict[str, Any]
 

@@ -7,6 +7,8 @@ as numbers.
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
+from importlib.util import find_spec
 from typing import Annotated, Any, Literal
 
 from pydantic import (
@@ -138,3 +140,20 @@ class Resources(Section):
     gpus: Literal["exclusive"] = "exclusive"
     timeout: Duration = 43200.0
     """Seconds, or text such as `15m` or `12h`."""
+
+
+def sharing_problems(train: Train, resources: Resources) -> Iterator[tuple[str, str]]:
+    """What keeps the processes of a trial from sharing its batches: the field, and why."""
+    size, processes = train.batch_size, resources.processes
+    if size % processes or size < 2 * processes:
+        yield "train.batch_size", f"{size} does not divide among {processes} processes into parts of at least two"
+    if resources.strategy != "ddp" and find_spec("deepspeed") is None:
+        yield "resources.strategy", "needs DeepSpeed: pip install 'pointpeft-harness[deepspeed]'"
+    if resources.strategy != "ddp" and processes == 1:
+        yield "resources.strategy", f"{resources.strategy} divides among processes; set resources.processes above 1"
+    if resources.strategy != "ddp" and resources.precision != "fp32":
+        why = "DeepSpeed turns the whole model into it, and our forward passes are not built for that"
+        yield (
+            "resources.precision",
+            f"{resources.precision} with {resources.strategy}: {why}; set fp32, or strategy ddp",
+        )

@@ -6,14 +6,13 @@ The format is documented in docs/suite.md. Expansion reads declarations only: no
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
-from importlib.util import find_spec
 from itertools import product
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError
 
 from harness import registry
 from harness.baselines import BASELINES
@@ -21,86 +20,22 @@ from harness.data.dataset import Declaration
 from harness.errors import Problem, SuiteError, UserError, did_you_mean
 from harness.method import misfits
 from harness.models.weights import find_weights
-from harness.settings import Data, Protocol, Resources, Train
+from harness.settings import sharing_problems
+from harness.suite_file import (
+    FACETS,
+    SECTIONS,
+    Reference,
+    SuiteFile,
+    When,
+    indices,
+    matches,
+)
 from harness.tasks import TASKS, task_of
-from harness.trial import Keep, Trial
+from harness.trial import Trial
 from harness.yaml_source import Source, YamlPath, parse_settings, read_yaml
 
-Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]{1,64}$")]
-SECTIONS: dict[str, type[BaseModel]] = {
-    "train": Train,
-    "protocol": Protocol,
-    "resources": Resources,
-    "data": Data,
-}
 SETTABLE = (*SECTIONS, "method", "backbone")
-NotEmpty = Field(min_length=1, json_schema_extra={"uniqueItems": True})
-Indices = Annotated[int, Field(ge=1, le=1000)] | Annotated[list[Annotated[int, Field(ge=0)]], NotEmpty]
-FACETS = ("method", "dataset", "backbone")
 MAX_TRIALS = 100_000
-
-
-When = dict[Literal["method", "dataset", "backbone"], str | list[str]]
-"""Labels by facet, one or a list: the combinations that have them all."""
-
-
-class Override(BaseModel):
-    """`when` names methods, datasets or backbones by label; `set` changes keys for those trials."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
-
-    when: When = {}
-    """Labels, one or a list; every trial when not given."""
-    set: Annotated[dict[str, Any], Field(min_length=1)]
-    """Keys as in `train.epochs`, `method.rank`."""
-
-
-class Reference(BaseModel):
-    """A row of the report that is no method: a baseline, or a method of the suite on other weights."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
-
-    baseline: str | None = None
-    """What trains nothing."""
-    method: str | None = None
-    """Label of a method of this suite."""
-    weights: Name = "random"
-    """The weights that the method gets here."""
-
-
-class SuiteFile(BaseModel):
-    """The shape of a suite file; what depends on plug-ins is checked when trials are resolved."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
-
-    format: Literal[1]
-    """Of this file; 1 is the only one yet."""
-    name: Name
-    """Names the results folder and the MLflow experiment."""
-    description: str = ""
-    """What this compares."""
-    seeds: Indices
-    """How many (3 is 0, 1, 2), or which."""
-    datasets: Annotated[list[str], NotEmpty]
-    """Names, as `harness list datasets` shows them."""
-    folds: Indices | None = None
-    """Of datasets that come in folds: how many (3 is 0, 1, 2), or which; all when not given."""
-    backbones: Annotated[dict[Name, dict[str, Any] | None], Field(min_length=1)]
-    """Label: settings; `backbone` among them when the label is not a backbone's name."""
-    methods: Annotated[dict[Name, dict[str, Any] | None], Field(min_length=1)]
-    """Label: settings; `method` among them when the label is not a method's name."""
-    train: dict[str, Any] = {}
-    protocol: dict[str, Any] = {}
-    resources: dict[str, Any] = {}
-    data: dict[str, Any] = {}
-    keep: Keep = "adapter"
-    """What stays of a finished trial beside its result: the adapter, nothing, or the last checkpoint too."""
-    references: dict[Name, Reference] = {}
-    """Rows that are no methods, to put the numbers in proportion."""
-    exclude: list[Annotated[When, Field(min_length=1)]] = []
-    """Combinations that are left out: labels of methods, datasets, backbones, one or a list."""
-    overrides: list[Override] = []
-    """Settings for some trials only, in order; later ones win."""
 
 
 class Suite(BaseModel):
@@ -137,33 +72,6 @@ class Suite(BaseModel):
         if not chosen:
             raise UserError(f"--only {' --only '.join(selections)} leaves no trial")
         return chosen
-
-
-def indices(asked: int | list[int]) -> list[int]:
-    """A number as the indices below it; a list as it is."""
-    return list(range(asked)) if isinstance(asked, int) else asked
-
-
-def matches(when: When, labels: Mapping[str, str]) -> bool:
-    """Whether a combination has the labels that are asked for."""
-    return all(labels[facet] in ([names] if isinstance(names, str) else names) for facet, names in when.items())
-
-
-def _misshared(train: Train, resources: Resources) -> Iterator[tuple[str, str]]:
-    """What keeps the processes of a trial from sharing its batches: the field, and why."""
-    size, processes = train.batch_size, resources.processes
-    if size % processes or size < 2 * processes:
-        yield "train.batch_size", f"{size} does not divide among {processes} processes into parts of at least two"
-    if resources.strategy != "ddp" and find_spec("deepspeed") is None:
-        yield "resources.strategy", "needs DeepSpeed: pip install 'pointpeft-harness[deepspeed]'"
-    if resources.strategy != "ddp" and processes == 1:
-        yield "resources.strategy", f"{resources.strategy} divides among processes; set resources.processes above 1"
-    if resources.strategy != "ddp" and resources.precision != "fp32":
-        why = "DeepSpeed turns the whole model into it, and our forward passes are not built for that"
-        yield (
-            "resources.precision",
-            f"{resources.precision} with {resources.strategy}: {why}; set fp32, or strategy ddp",
-        )
 
 
 def _folds(file: SuiteFile, dataset: Declaration) -> Sequence[int | None]:
@@ -481,7 +389,7 @@ class _Resolver:
             self._problem(("backbones", backbone), f"backbones.{backbone}", f"{message} ({dataset})")
         for message in misfits(settings.on(encoder), encoder):
             self._problem(("methods", method), f"methods.{method}", f"{message} (on {backbone})")
-        for field, message in _misshared(sections["train"], sections["resources"]):
+        for field, message in sharing_problems(sections["train"], sections["resources"]):
             self._problem(tuple(field.split(".")), field, f"{message} ({method} on {dataset})")
         if sections["protocol"].selection == "validation" and not sections["protocol"].validation_fraction:
             self._problem(

@@ -122,6 +122,11 @@ class Trial:
         return self.dataset.fold
 
     @property
+    def processes(self) -> int:
+        """How many train it together; a baseline runs in one."""
+        return 1 if self.baseline is not None else self.resources.processes
+
+    @property
     def name(self) -> str:
         """For people: `lora point_mae sweethome12 seed 0`."""
         return trial_name(self.method_label, self.backbone_label, self.dataset.name, seed=self.seed, fold=self.fold)

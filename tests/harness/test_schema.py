@@ -20,7 +20,8 @@ from harness.method import Adapted, Method, Task
 from harness.models.encoder import Encoder
 from harness.pretraining import is_pretraining
 from harness.schema import suite_schema
-from harness.suite import SECTIONS, SuiteFile, load_suite, shipped_suites
+from harness.suite import load_suite, shipped_suites
+from harness.suite_file import SECTIONS, SuiteFile
 
 ROOT = Path(__file__).parents[2]
 GOOD = """\
