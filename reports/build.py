@@ -6,14 +6,16 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
+from harness.errors import UserError, did_you_mean
 from harness.result import Result
 from harness.store import Entry, SuiteResults
-from reports import comparison, provenance
+from reports import comparison, evidence, provenance
 from reports.cells import build_cell, build_costs, lacking, score
 from reports.columns import CHOSEN_ON_TEST, count, listed, percent
 from reports.comparison import OVERALL, Comparison, RowKey, Standing
 from reports.leaderboard import Counts, Leaderboard, Row, Trouble, repeat_name
 from reports.statistics import average_per_repeat, overall, possible
+from reports.versus import Versus, choose, versus
 
 HOW_TO_READ = (
     "Each {title} is the mean over n seeds (folds, where a dataset comes in folds) of the {meaning}, in percent, ± the "
@@ -76,7 +78,30 @@ def _leaderboard(results: SuiteResults) -> Leaderboard:
         *_aside_notices(board),
         *_impossible_notices(board),
     )
-    return replace(_compared(board), notices=notices, how_to_read=_how_to_read(board))
+    return replace(
+        _compared(board),
+        notices=notices,
+        how_to_read=_how_to_read(board),
+        versus=_versus(board, grouped, results),
+    )
+
+
+def _versus(board: Leaderboard, grouped: Grouped, results: SuiteResults) -> Versus | None:
+    """Every method against the one that was asked for, or the one that trains most. Raises UserError for no such one."""
+    methods = sorted({row.method for row in board.rows if not row.reference})
+    yardstick = results.yardstick or choose(board)
+    if results.yardstick is not None and results.yardstick not in methods:
+        hint = did_you_mean(results.yardstick, methods)
+        raise UserError(f"suite '{results.name}' has no method '{results.yardstick}' to compare with; {hint}")
+    if yardstick is None or len(methods) < 2:
+        return None
+    known = evidence.predictions(results)
+    items = {
+        (key, dataset): evidence.by_run([trial for trial in trials if trial.dataset == dataset], known)
+        for key, trials in (grouped.items() if known else ())
+        for dataset in board.datasets
+    }
+    return versus(board, yardstick, items)
 
 
 def _how_to_read(board: Leaderboard) -> str:

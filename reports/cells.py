@@ -12,6 +12,7 @@ from harness.store import Entry
 from reports.columns import ASIDES, COLUMNS, VOTES, Column
 from reports.leaderboard import Cell, Cost, Score, SeedResult, by_repeat
 from reports.provenance import section
+from reports.resampling import bootstrap_mean
 from reports.statistics import Summary, mean, median, summarise
 
 
@@ -60,10 +61,11 @@ def build_cell(dataset: str, trials: Sequence[Entry], *, protocol: str | None) -
     counts = None
     if len(seeds) == 1 and seeds[0].correct is not None and seeds[0].total is not None:
         counts = (seeds[0].correct, seeds[0].total)
+    scores = list(by_repeat((s.seed, s.fold, s.score) for s in seeds).values())
     return Cell(
         dataset=dataset,
         metric=headline.key,
-        summary=summarise(list(by_repeat((s.seed, s.fold, s.score) for s in seeds).values()), counts),
+        summary=summarise(scores, counts),
         class_mean=summarise(list(by_repeat(means).values())),
         categories=tuple((name, summarise(list(by_repeat(found).values()))) for name, found in categories.items()),
         seeds=tuple(seeds),
@@ -75,6 +77,7 @@ def build_cell(dataset: str, trials: Sequence[Entry], *, protocol: str | None) -
         costs=build_costs(trials),
         over_seeds=_over_seeds(seeds),
         asides=_asides(trials),
+        bootstrap=bootstrap_mean(scores),
     )
 
 

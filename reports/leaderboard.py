@@ -9,11 +9,15 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from harness.headline import ACCURACY, Headline, by_key
 from reports.columns import ASIDES, COLUMNS, Aside, Column
 from reports.comparison import Comparison, Repeat, RowKey, Standing
-from reports.statistics import Summary, mean
+from reports.statistics import Interval, Summary, mean
+
+if TYPE_CHECKING:
+    from reports.versus import Versus
 
 
 @dataclass(frozen=True)
@@ -92,6 +96,8 @@ class Cell:
     """Of a dataset with folds, where there are several seeds: their means over the folds that all of them have."""
     asides: tuple[Score, ...] = ()
     """In the order of `ASIDES`; those that no trial has are left out."""
+    bootstrap: Interval | None = None
+    """Of the mean over seeds (or folds), beside the interval of `summary`."""
 
     def aside(self, key: str) -> Score | None:
         """The score beside the headline of that name, where there is one."""
@@ -194,6 +200,8 @@ class Leaderboard:
     troubles: tuple[Trouble, ...]
     protocol: tuple[str, ...]
     environment: tuple[tuple[str, tuple[str, ...]], ...]
+    versus: Versus | None = None
+    """Every method against one of them; None where there is none to compare with."""
 
     def label(self, row: Row | RowKey) -> str:
         """A row's name in running text; the backbone only where there are several."""

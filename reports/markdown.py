@@ -13,6 +13,7 @@ from reports.columns import NOTHING, Column, beside, mean_and_sd, n_and_interval
 from reports.comparison import RowKey, Standing
 from reports.leaderboard import CategoryTable, Cell, Leaderboard, Row, Score, capitalise
 from reports.statistics import Summary
+from reports.tables import versus_notes, versus_tables
 
 _SPECIAL = re.compile(r"([\\`*\[\]|~$])")
 _EDGE_UNDERSCORE = re.compile(r"(?<![A-Za-z0-9])_|_(?![A-Za-z0-9])")
@@ -35,6 +36,7 @@ def render(board: Leaderboard) -> str:
     ]
     blocks += ["## Leaderboard", _leaderboard(board), *_meanings(board), *_notes(board)]
     blocks += [part for found in board.by_category for part in _categories(found)]
+    blocks += _versus(board)
     blocks += _details("Every seed", _seeds(board)) + _details("Paired differences", _differences(board))
     if board.troubles:
         blocks += ["## Trials without a number", _troubles(board)]
@@ -161,6 +163,16 @@ def _differences(board: Leaderboard) -> str:
         rows.append([escape(comparison.dataset), *(_label(board, name) for name in names), *cells])
     header = ["Dataset", "First", "Second", "First − second (points)", "95 % interval", "n", "Separated", "p"]
     return table(header, rows, numbers_from=3) if rows else ""
+
+
+def _versus(board: Leaderboard) -> list[str]:
+    if board.versus is None or not board.versus.each:
+        return []
+    blocks = ["## Compared with one method", _bullets(map(escape, versus_notes(board)))]
+    for found in versus_tables(board):
+        rows = [[escape(text) for text in row] for row in found.rows]
+        blocks += _details(escape(found.title), table(found.header, rows, numbers_from=found.numbers_from))
+    return blocks
 
 
 def _label(board: Leaderboard, key: RowKey) -> str:

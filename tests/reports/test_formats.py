@@ -300,6 +300,7 @@ def test_hostile_text_breaks_no_markdown(hostile: dict[str, str]) -> None:
     assert re.findall(r"(?m)^#.*", text)[1:] == [
         "## What the intervals say",
         "## Leaderboard",
+        "## Compared with one method",
         "## Trials without a number",
         "## Protocol and versions",
     ]
