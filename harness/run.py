@@ -197,9 +197,8 @@ def write_reports(
     results = replace(store.load(suite), yardstick=reference)
     methods = {entry.method for entry in results.entries if not entry.reference}
     if reference is not None and reference not in methods:
-        raise UserError(
-            f"suite '{suite}' has no method '{reference}' to compare with; {did_you_mean(reference, methods)}"
-        )
+        hint = did_you_mean(reference, methods)
+        raise UserError(f"suite '{suite}' has no method '{reference}' to compare with; {hint}")
     folder = folder if folder is not None else store.suite_folder(suite) / "report"
     paths, problems = [], []
     for name in formats if formats is not None else registry.names("reporters"):

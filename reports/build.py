@@ -87,7 +87,7 @@ def _leaderboard(results: SuiteResults) -> Leaderboard:
 
 
 def _versus(board: Leaderboard, grouped: Grouped, results: SuiteResults) -> Versus | None:
-    """Every method against the one that was asked for, or the one that trains most. Raises UserError for no such one."""
+    """Every method against the one asked for, or the one that trains most. Raises UserError when it is unknown."""
     methods = sorted({row.method for row in board.rows if not row.reference})
     yardstick = results.yardstick or choose(board)
     if results.yardstick is not None and results.yardstick not in methods:

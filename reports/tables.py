@@ -71,7 +71,7 @@ def _by_dataset(board: Leaderboard) -> Table:
         *("Dataset", "Method", "Difference, points", "n", "95 % over seeds (t)", "95 % over seeds (bootstrap)"),
         *("p (Holm)", "95 % over test items", "McNemar p by seed"),
     )
-    return Table(f"Compared with {board.versus.yardstick}, by dataset", header, tuple(rows), 2)
+    return Table("Differences by dataset", header, tuple(rows), 2)
 
 
 def _item_span(items: ItemDifference | None) -> str:
@@ -93,7 +93,7 @@ def _over_datasets(board: Leaderboard) -> Table:
         *("Method", "Difference, points", "95 % (bootstrap)", "Datasets (pairs)"),
         *("Runs that beat it, %", "Win / tie / loss", "p (Holm)"),
     )
-    return Table(f"Compared with {board.versus.yardstick}, over datasets", header, tuple(rows), 1)
+    return Table("Differences over all datasets", header, tuple(rows), 1)
 
 
 def _aggregates(board: Leaderboard) -> Table:
@@ -102,7 +102,7 @@ def _aggregates(board: Leaderboard) -> Table:
         (board.label(a.method), _estimate(a.interquartile), NOTHING if a.rank is None else f"{a.rank:.2f}")
         for a in sorted(board.versus.aggregates, key=lambda a: (a.rank or 0.0, a.method))
     ]
-    return Table("Over all datasets", ("Method", "Interquartile mean, %", "Mean rank"), tuple(rows), 1)
+    return Table("Aggregates over all datasets", ("Method", "Interquartile mean, %", "Mean rank"), tuple(rows), 1)
 
 
 def _estimate(estimate: Estimate | None) -> str:
@@ -117,13 +117,13 @@ def versus_notes(board: Leaderboard) -> Sequence[str]:
     if board.versus is None:
         return ()
     notes = [
-        f"Paired by dataset and seed: the difference to {board.versus.yardstick} on the seeds that both have. Seeds are "
-        "other training runs of the same data order and augmentation.",
+        f"Paired by dataset and seed: each method minus {board.versus.yardstick}, on the seeds that both have. "
+        "Seeds are other training runs on the same data, order and augmentation.",
         *board.versus.sentences,
     ]
     if board.versus.overall:
         notes.append(
-            "Win, tie, loss: datasets whose mean difference is above, within or below 0.2 points. Runs that beat it: how "
-            "likely a run of the method beats one of the other on a dataset taken at random, 50 is a draw."
+            "Win, tie, loss: datasets whose mean difference is above, within or below 0.2 points. Runs that beat it: "
+            "how likely a run of the method beats one of the other on a dataset taken at random, 50 is a draw."
         )
     return [*notes, *filter(None, [friedman_sentence(board.versus.ranks)])]

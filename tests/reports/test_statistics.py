@@ -12,7 +12,6 @@ from scipy import stats
 
 from reports.statistics import (
     average_per_repeat,
-    holm,
     median,
     overall,
     paired,
