@@ -9,7 +9,7 @@ from dataclasses import replace
 from harness.errors import UserError, did_you_mean
 from harness.result import Result
 from harness.store import Entry, SuiteResults
-from reports import comparison, evidence, provenance
+from reports import comparison, evidence, pareto, provenance
 from reports.cells import build_cell, build_costs, lacking, score
 from reports.columns import CHOSEN_ON_TEST, count, listed, percent
 from reports.comparison import OVERALL, Comparison, RowKey, Standing
@@ -19,8 +19,8 @@ from reports.versus import Versus, choose, versus
 
 HOW_TO_READ = (
     "Each {title} is the mean over n seeds (folds, where a dataset comes in folds) of the {meaning}, in percent, ± the "
-    "sample standard deviation, with the 95 % interval of that mean; methods marked ≈ are not separated from the best "
-    "mean, which is bold."
+    "sample standard deviation, with the 95 % interval of that mean. Bold: the best mean of a protocol and, marked ≈, "
+    "all that are not separated from it."
 )
 CAVEATS = (
     "Separated means: the 95 % t-interval of the paired differences (same dataset, same seeds) excludes "
@@ -265,13 +265,40 @@ def _compared(board: Leaderboard) -> Leaderboard:
 
     flat = any(cell.summary is not None and cell.summary.sd == 0 for row in board.rows for cell in row.cells)
     caveats = (*board.caveats, FLAT if flat else "", comparison.about_p_values(comparisons))
+    by, efficient = _efficient(board)
     return replace(
         board,
-        rows=tuple(placed(row) for row in board.rows),
+        rows=tuple(replace(placed(row), pareto=row.key in efficient) for row in board.rows),
+        pareto_by=by,
         comparisons=tuple(comparisons),
         findings=tuple(filter(None, findings)) or ("No method has a result yet.",),
         caveats=tuple(filter(None, caveats)),
     )
+
+
+def _efficient(board: Leaderboard) -> tuple[tuple[str, ...], set[RowKey]]:
+    """By what rows are held against one another, and those that no other row of their section beats in all of it.
+
+    Memory counts where one kind of GPU measured it for all rows; no time, which a busy machine changes.
+    """
+    rows = [row for row in board.rows if not row.reference and row.overall is not None]
+    costs = ["parameters.trainable"]
+    one_gpu = len(dict(board.environment).get("GPU", ())) == 1
+    if one_gpu and all(row.cost("memory.train_peak").value is not None for row in rows):
+        costs.append("memory.train_peak")
+    found: set[RowKey] = set()
+    for section in {row.section for row in rows}:
+        here = [row for row in rows if row.section == section]
+        values = [[row.cost(key).value for key in costs] for row in here]
+        if any(value is None for each in values for value in each):
+            return (), set()
+        points = [
+            (-(row.overall.mean if row.overall is not None else 0.0), *(value or 0.0 for value in each))
+            for row, each in zip(here, values, strict=True)
+        ]
+        found |= {row.key for row, efficient in zip(here, pareto.front(points), strict=True) if efficient}
+    names = {"parameters.trainable": "trainable parameters", "memory.train_peak": "GPU memory"}
+    return (f"the {'overall mean' if len(board.datasets) > 1 else 'mean'}", *(names[key] for key in costs)), found
 
 
 def _counts(entries: Sequence[Entry]) -> Counts:

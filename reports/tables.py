@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from reports.across import Estimate, Friedman
-from reports.columns import NOTHING, percent, points
+from reports.columns import NOTHING, listed, percent, points
 from reports.items import ItemDifference
-from reports.leaderboard import Leaderboard
+from reports.leaderboard import Leaderboard, Published
 from reports.statistics import Interval
 
 
@@ -26,6 +26,56 @@ def versus_tables(board: Leaderboard) -> tuple[Table, ...]:
     """Every method against the yardstick: by dataset, over all datasets, and the aggregates over datasets."""
     found = (_by_dataset(board), _over_datasets(board), _aggregates(board))
     return tuple(table for table in found if table.rows)
+
+
+PUBLISHED = (
+    "Published values are of single runs, the best of all epochs on the test split. A difference is taken where the "
+    "source states our augmentation and votes; the others are shown as of unknown protocol. A range: sources disagree, "
+    "and the difference is to its nearer end."
+)
+MEASURES = {
+    "accuracy": "last or chosen epoch",
+    "instance_miou": "last or chosen epoch",
+    "accuracy_best_on_test": "best on test",
+    "instance_miou_best_on_test": "best on test",
+    "accuracy_vote": "by vote",
+}
+
+
+def published_table(board: Leaderboard) -> Table:
+    """Our cells beside what was published of them."""
+    rows = []
+    for row in board.rows:
+        for cell in row.cells:
+            for found in cell.published:
+                ours = cell.aside(found.against or "")
+                summary = ours.summary if ours is not None else cell.summary
+                number = percent(summary.mean) if summary is not None and found.same_protocol else NOTHING
+                of = MEASURES.get(found.against or "", NOTHING)
+                values = (published_text(found), number, of, published_difference(found))
+                rows.append((cell.dataset, board.label(row), "; ".join(found.sources), *values))
+    header = ("Dataset", "Method", "Source", "Published, %", "Ours, %", "Ours is", "Difference, points")
+    return Table("Beside published numbers", header, tuple(rows), 3)
+
+
+def published_text(found: Published) -> str:
+    """`85.2`, `93.3–94.2`, `94.4 by vote`, `92.7 (protocol unknown)`."""
+    low, high = f"{100 * found.low:.2f}".rstrip("0").rstrip("."), f"{100 * found.high:.2f}".rstrip("0").rstrip(".")
+    text = low if low == high else f"{low}–{high}"
+    text += " by vote" if found.metric.endswith("_vote") else ""
+    return text if found.same_protocol else f"{text} (protocol unknown)"
+
+
+def published_difference(found: Published) -> str:
+    """`+0.3`, or nothing where the protocol is unknown."""
+    return NOTHING if found.difference is None else points(found.difference)
+
+
+def pareto_sentence(board: Leaderboard) -> str:
+    """What the mark ◆ says; empty where no row has one."""
+    if not any(row.pareto for row in board.rows):
+        return ""
+    return f"◆: no other row of the same protocol is as good or better in {listed(list(board.pareto_by))} at once."
 
 
 def signed_span(interval: Interval | None) -> str:

@@ -144,7 +144,8 @@ def test_all_formats_hold_the_same_numbers(name: str, tmp_path: Path) -> None:
     places = [*datasets, *(["overall"] if several else [])]
     assert len(in_markdown) - 2 == len(in_html) == len(board["rows"])
     for row, md, page in zip(board["rows"], in_markdown[2:], in_html, strict=True):
-        assert md[0].removesuffix(" *(reference)*") == row["method"]
+        assert md[0].removesuffix(" *(reference)*").removesuffix(" ◆") == row["method"]
+        assert md[0].endswith("◆") == row["pareto"]
         assert page[0] == f"{row['method']} {row['backbone']}"
         summaries = [cell["summary"] for cell in row["cells"]] + ([row["overall"]] if several else [])
         lines = in_csv[(in_csv.method == row["method"]) & (in_csv.variant == row["key"]["variant"])]
