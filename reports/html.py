@@ -17,7 +17,7 @@ from markupsafe import Markup, escape
 
 from harness.atomic import write_atomically
 from harness.store import SuiteResults
-from reports import columns, figure
+from reports import columns, panels
 from reports.build import leaderboard
 from reports.leaderboard import Leaderboard, capitalise
 from reports.statistics import Summary
@@ -51,7 +51,7 @@ def render(board: Leaderboard) -> str:
         strips=strips,
         overall_strips=_strips([row.overall for row in board.rows]),
         strip_width=STRIP_WIDTH,
-        panels=figure.panels(board),
+        panels=panels.panels(board),
         policy=policy(script),
         script=Markup(script),
         style=Markup((FOLDER / "leaderboard.css").read_text(encoding="utf-8")),
