@@ -32,6 +32,8 @@ CAVEATS = (
 )
 FLAT = "An interval without width says that all seeds gave the same score, not that the score is certain."
 ERROR_LENGTH = 300
+MOST_IMPOSSIBLE = 5
+"""Trials that a notice names one by one."""
 
 Protocols = tuple[provenance.Protocol, ...]
 Grouped = Mapping[RowKey, Sequence[Entry]]
@@ -346,7 +348,7 @@ def _aside_notices(board: Leaderboard) -> list[str]:
 
 def _impossible_notices(board: Leaderboard) -> list[str]:
     """Accuracies that no number of correct items gives: a result was changed, or is not of this test set."""
-    return [
+    found = [
         f"{board.label(row)} on {cell.dataset}, seed {seed.name}: an accuracy of {100 * seed.score:.4g} % cannot "
         f"occur on a test set of {seed.total:,} items."
         for row in board.rows
@@ -354,6 +356,10 @@ def _impossible_notices(board: Leaderboard) -> list[str]:
         for seed in cell.seeds
         if cell.headline.counted and seed.total and not possible(f"{100 * seed.score:.8f}", seed.total)
     ]
+    more = (
+        [f"{len(found) - MOST_IMPOSSIBLE:,} more trials have such an accuracy."] if len(found) > MOST_IMPOSSIBLE else []
+    )
+    return found[:MOST_IMPOSSIBLE] + more
 
 
 def _protocol_sentences(grouped: Grouped, datasets: Sequence[str]) -> tuple[str, ...]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import islice
 
 import numpy as np
 import numpy.typing as npt
@@ -16,6 +17,8 @@ from reports.comparison import RowKey
 from reports.items import Predictions
 
 MOST_CLASSES = 1_000
+LOOKS = 20
+"""Trials that are asked for the names of their classes."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -67,13 +70,21 @@ def by_class(results: SuiteResults) -> tuple[ByClass, ...]:
 
 
 def class_names(results: SuiteResults, dataset: str, classes: int) -> tuple[str, ...]:
-    """As the card of a trained adapter names them; by number where there is none."""
-    for entry in results.entries:
+    """As the card of a trained adapter names them, of the first trials that have one; by number where there is none."""
+    known: dict[str, tuple[str, ...]] = results.worked_out.setdefault("class names", {})
+    if dataset not in known:
+        known[dataset] = _on_a_card(results, dataset)
+    names = known[dataset]
+    return names[:classes] if len(names) >= classes else tuple(f"class {index}" for index in range(classes))
+
+
+def _on_a_card(results: SuiteResults, dataset: str) -> tuple[str, ...]:
+    """Empty where there is none."""
+    done = (e for e in results.entries if e.dataset == dataset and e.result is not None and e.result.status == "done")
+    for entry in islice(done, LOOKS):
         folder = results.folder(entry)
-        if entry.dataset != dataset or folder is None:
-            continue
-        card = read_json(folder.path / ADAPTER_CARD)
+        card = read_json(folder.path / ADAPTER_CARD) if folder is not None else None
         names = card.get("classes") if isinstance(card, dict) else None
-        if isinstance(names, list) and len(names) >= classes and all(isinstance(name, str) for name in names):
-            return tuple(names[:classes])
-    return tuple(f"class {index}" for index in range(classes))
+        if isinstance(names, list) and all(isinstance(name, str) for name in names):
+            return tuple(names)
+    return ()

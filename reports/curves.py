@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+
+from pydantic_core import from_json
 
 from harness.store import Entry, SuiteResults
 from reports.comparison import RowKey
@@ -33,8 +34,8 @@ def read_curves(path: Path, *, most: int = MOST_EPOCHS) -> dict[str, Curve]:
     found: dict[str, dict[int, float]] = {}
     for line in chosen(lines, most):
         try:
-            row = json.loads(line)
-        except (ValueError, RecursionError):
+            row = from_json(line)
+        except ValueError:
             continue
         epoch = row.get("epoch") if isinstance(row, dict) else None
         if not isinstance(epoch, int) or epoch < 0:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +17,7 @@ import numpy as np
 
 from harness.result import Result
 from harness.store import Entry, SuiteResults
+from reports import evidence
 from reports.cells import score
 from reports.classes import class_names, confusion
 from reports.curves import read_curves
@@ -25,12 +27,14 @@ MOST_TRIALS = 1_000
 """With more trials, details lie in pages beside the leaderboard."""
 PAGE = 250
 """Trials of such a page."""
-EPOCHS = 30
+EPOCHS, FEW_EPOCHS = 30, 12
+"""Points of a trial's curve, and of one of a very large suite, whose predictions are not read either."""
 LOG, FAILED_LOG = 600, 3_000
 """Characters of the end of a log."""
 MOST_CLASSES = 100
 CONFUSIONS = 6
 """Most frequent mistakes that are listed."""
+UNPRINTABLE = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]")
 ATTEMPT = ("attempt", "started", "ended", "status", "error", "resumed")
 PARTS = ("metrics", "parameters", "memory", "time", "compute", "storage")
 
@@ -94,6 +98,7 @@ class Details:
 
     def __init__(self, results: SuiteResults) -> None:
         self._results = results
+        self._large = len(results.entries) > evidence.MOST_TRIALS
         self._shared: dict[str, dict[str, int]] = {"configs": {}, "machines": {}}
         self._classes: dict[str, list[str]] = {}
         self._by_id: dict[str, dict[str, Any]] = {}
@@ -107,11 +112,12 @@ class Details:
         found["config"] = self._number("configs", {k: v for k, v in result.spec.items() if k not in ("seed", "fold")})
         found["machine"] = self._number("machines", result.environment)
         if folder is not None:
-            found["curves"] = {
-                name: _columns(c) for name, c in read_curves(folder.path / "metrics.jsonl", most=EPOCHS).items()
-            }
+            most = FEW_EPOCHS if self._large else EPOCHS
+            curves = read_curves(folder.path / "metrics.jsonl", most=most)
+            found["curves"] = {name: _columns(curve) for name, curve in curves.items()}
             found["log"] = log_end(folder.path / "log.txt", LOG if result.status == "done" else FAILED_LOG)
-            predictions = read(folder.path / "predictions.npz") if result.headline.counted else None
+            known = result.headline.counted and not self._large
+            predictions = read(folder.path / "predictions.npz") if known else None
             if predictions is not None and result.status == "done":
                 found["classes"] = self._by_class(entry, predictions)
         self._by_id[entry.id] = {key: value for key, value in found.items() if value not in (None, {}, [], "")}
@@ -123,7 +129,7 @@ class Details:
 
     def _number(self, table: str, value: Mapping[str, Any]) -> int:
         known = self._shared[table]
-        return known.setdefault(json.dumps(finite(value), sort_keys=True, default=str), len(known))
+        return known.setdefault(as_json(value), len(known))
 
     def _by_class(self, entry: Entry, predictions: Predictions) -> dict[str, Any] | None:
         """Right and all items of each class, and the most frequent mistakes: [true, predicted, items]."""
@@ -186,8 +192,20 @@ def log_end(path: Path, characters: int) -> str:
             text = file.read().decode(errors="replace")
     except OSError:
         return ""
-    end = "".join(c if c.isprintable() or c in "\n\t" else "\N{REPLACEMENT CHARACTER}" for c in text[-characters:])
+    end = UNPRINTABLE.sub("\N{REPLACEMENT CHARACTER}", text[-characters:].replace("\r\n", "\n"))
     return end.partition("\n")[2] if len(text) > characters and "\n" in end[:-1] else end
+
+
+def as_json(value: Any) -> str:
+    """In few characters and the order of names, with null in place of numbers that JSON does not know."""
+    try:
+        return _compact(value)
+    except (ValueError, TypeError):
+        return _compact(finite(value))
+
+
+def _compact(value: Any) -> str:
+    return json.dumps(value, ensure_ascii=False, allow_nan=False, sort_keys=True, separators=(",", ":"))
 
 
 def finite(value: Any) -> Any:
@@ -196,7 +214,9 @@ def finite(value: Any) -> Any:
         return {str(key): finite(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
         return [finite(item) for item in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
+    if value is None or isinstance(value, bool | int | str):
+        return value
+    return value if isinstance(value, float) and math.isfinite(value) else None
 
 
 def gathered(results: SuiteResults, entries: Sequence[Entry]) -> dict[str, Any]:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import base64
 import hashlib
-import json
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -36,6 +35,8 @@ STRIP_WIDTH = 92.0
 MOST_FOR_PICTURES = 2_000
 """Of larger suites curves and predictions are not read for the page's pictures, which would take most of its time."""
 MOST_CLASSES = 60
+MOST_DIFFERENCES = 500
+"""Pairs of methods that the page lists; the JSON file has all of them."""
 NO_TRIALS: Mapping[str, Any] = {"index": details.index((), None), "details": None, "folder": ""}
 PICTURES = (
     ("parameters.trainable", "Parameters", "trainable parameters"),
@@ -118,6 +119,7 @@ def render(
         pictures=pictures,
         curves=curves,
         classes=_class_tables(board, classes),
+        differences=board.comparisons[:MOST_DIFFERENCES],
         versus=tables.versus_tables(board) if board.versus is not None else (),
         versus_notes=tables.versus_notes(board),
         lines=len(data["index"]["trials"]),
@@ -163,7 +165,7 @@ def policy(script: str, style: str) -> str:
 
 def embedded(data: Any) -> Markup:
     """Data as JSON inside a script element that is none: no character in it can end the element."""
-    text = json.dumps(details.finite(data), ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+    text = details.as_json(data)
     for character in ("&", "<", ">", "\u2028", "\u2029"):
         text = text.replace(character, f"\\u{ord(character):04x}")
     return Markup(text)
