@@ -7,14 +7,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from harness.errors import UserError, did_you_mean
-from harness.result import Result
 from harness.store import Entry, SuiteResults
 from reports import comparison, evidence, pareto, provenance
-from reports.cells import build_cell, build_costs, lacking, score
+from reports.cells import build_cell, build_costs, score
 from reports.columns import CHOSEN_ON_TEST, count, listed, percent
 from reports.comparison import OVERALL, Comparison, RowKey, Standing
-from reports.leaderboard import Counts, Leaderboard, Row, Trouble, repeat_name
+from reports.leaderboard import Counts, Leaderboard, Row
 from reports.statistics import average_per_repeat, overall, possible
+from reports.troubles import troubles
 from reports.versus import Versus, choose, versus
 
 HOW_TO_READ = (
@@ -31,12 +31,12 @@ CAVEATS = (
     "and interval come from the seeds (or folds) that have all datasets.",
 )
 FLAT = "An interval without width says that all seeds gave the same score, not that the score is certain."
-ERROR_LENGTH = 300
 MOST_IMPOSSIBLE = 5
 """Trials that a notice names one by one."""
 
 Protocols = tuple[provenance.Protocol, ...]
 Grouped = Mapping[RowKey, Sequence[Entry]]
+Followed = Mapping[tuple[RowKey, str], Protocols]
 
 
 def leaderboard(results: SuiteResults) -> Leaderboard:
@@ -54,7 +54,8 @@ def _leaderboard(results: SuiteResults) -> Leaderboard:
     entries = sorted(results.entries, key=_order)
     datasets = tuple(sorted({entry.dataset for entry in entries}))
     grouped = _rows_of(entries)
-    numbers = {dataset: _numbered_protocols(grouped, dataset) for dataset in datasets}
+    followed = _followed(grouped, datasets)
+    numbers = {dataset: _numbered_protocols(grouped, followed, dataset) for dataset in datasets}
     board = Leaderboard(
         name=results.name,
         description=results.description,
@@ -62,14 +63,14 @@ def _leaderboard(results: SuiteResults) -> Leaderboard:
         counts=_counts(entries),
         datasets=datasets,
         several_backbones=len({entry.backbone for entry in entries}) > 1,
-        rows=_rows(grouped, datasets, numbers),
+        rows=_rows(grouped, datasets, followed, numbers),
         comparisons=(),
         notices=(),
         findings=(),
         how_to_read="",
         caveats=CAVEATS,
-        troubles=_troubles(grouped, datasets),
-        protocol=_protocol_sentences(grouped, datasets),
+        troubles=troubles(grouped, datasets),
+        protocol=_protocol_sentences(grouped, followed, datasets),
         environment=provenance.environment(entry.result for entry in entries if entry.result is not None),
     )
     measured = [entry.result for entry in entries if entry.result is not None and not entry.reference]
@@ -134,34 +135,47 @@ def _rows_of(entries: Sequence[Entry]) -> dict[RowKey, list[Entry]]:
     return {key: list(row.values()) for key, row in rows.items()}
 
 
-def _protocols(trials: Sequence[Entry], dataset: str) -> Protocols:
-    """Of the trials that have a number: what others would have been compared by does not matter."""
-    results = [t.result for t in trials if t.dataset == dataset and t.result is not None and score(t) is not None]
-    return tuple(sorted({provenance.protocol_of(result) for result in results}))
+def _followed(grouped: Grouped, datasets: Sequence[str]) -> Followed:
+    """By row and dataset, of the trials that have a number: what others would have been compared by does not matter."""
+    found: dict[tuple[RowKey, str], set[provenance.Protocol]] = {(k, d): set() for k in grouped for d in datasets}
+    for key, trials in grouped.items():
+        for trial in trials:
+            if trial.result is not None and score(trial) is not None:
+                found[key, trial.dataset].add(provenance.protocol_of(trial.result))
+    return {place: tuple(sorted(protocols)) for place, protocols in found.items()}
 
 
-def _numbered_protocols(grouped: Grouped, dataset: str) -> dict[Protocols, int]:
+def _numbered_protocols(grouped: Grouped, followed: Followed, dataset: str) -> dict[Protocols, int]:
     """The protocols that the methods follow on a dataset, numbered from the most common (0) on."""
-    followed = Counter(_protocols(trials, dataset) for trials in grouped.values() if not trials[0].reference)
-    followed.pop((), None)
-    return {p: number for number, p in enumerate(sorted(followed, key=lambda p: (-followed[p], p)))}
+    counted = Counter(followed[key, dataset] for key, trials in grouped.items() if not trials[0].reference)
+    counted.pop((), None)
+    return {p: number for number, p in enumerate(sorted(counted, key=lambda p: (-counted[p], p)))}
 
 
 def _letter(number: int) -> str:
     return chr(ord("A") + number) if number < 26 else str(number + 1)
 
 
-def _rows(grouped: Grouped, datasets: Sequence[str], numbers: Mapping[str, Mapping[Protocols, int]]) -> tuple[Row, ...]:
+def _rows(
+    grouped: Grouped, datasets: Sequence[str], followed: Followed, numbers: Mapping[str, Mapping[Protocols, int]]
+) -> tuple[Row, ...]:
     """All rows: methods by section, then references; the best overall mean first, then by name."""
-    followed = {
-        key: tuple(numbers[d].get(_protocols(trials, d), 0) if not trials[0].reference else 0 for d in datasets)
+    placed = {
+        key: tuple(numbers[d].get(followed[key, d], 0) if not trials[0].reference else 0 for d in datasets)
         for key, trials in grouped.items()
     }
-    sections = sorted(set(followed.values()))
-    rows = [
-        _row(key, trials, datasets, numbers, section=sections.index(followed[key])) for key, trials in grouped.items()
-    ]
+    sections = sorted(set(placed.values()))
+    rows = []
+    for key, trials in grouped.items():
+        own = {d: _letter_of(numbers[d], followed[key, d]) if not trials[0].reference else None for d in datasets}
+        rows.append(_row(key, trials, own, section=sections.index(placed[key])))
     return tuple(sorted(rows, key=_rank))
+
+
+def _letter_of(numbers: Mapping[Protocols, int], protocols: Protocols) -> str | None:
+    """The protocol's letter where a dataset has several."""
+    number = numbers.get(protocols) if len(numbers) > 1 else None
+    return None if number is None else _letter(number)
 
 
 def _rank(row: Row) -> tuple[object, ...]:
@@ -170,20 +184,13 @@ def _rank(row: Row) -> tuple[object, ...]:
     return (row.reference, row.section, row.overall is None, -score, row.key)
 
 
-def _row(
-    key: RowKey,
-    trials: Sequence[Entry],
-    datasets: Sequence[str],
-    numbers: Mapping[str, Mapping[Protocols, int]],
-    *,
-    section: int,
-) -> Row:
-    reference = trials[0].reference
-    cells = []
-    for dataset in datasets:
-        number = None if reference or len(numbers[dataset]) < 2 else numbers[dataset].get(_protocols(trials, dataset))
-        letter = None if number is None else _letter(number)
-        cells.append(build_cell(dataset, [trial for trial in trials if trial.dataset == dataset], protocol=letter))
+def _row(key: RowKey, trials: Sequence[Entry], letters: Mapping[str, str | None], *, section: int) -> Row:
+    """A row; `letters` are the protocols of its cells, by dataset."""
+    datasets, reference = list(letters), trials[0].reference
+    by_dataset: dict[str, list[Entry]] = {dataset: [] for dataset in datasets}
+    for trial in trials:
+        by_dataset[trial.dataset].append(trial)
+    cells = [build_cell(dataset, by_dataset[dataset], protocol=letters[dataset]) for dataset in datasets]
     scores = {cell.dataset: cell.scores for cell in cells}
     alike = len({cell.metric for cell in cells}) == 1  # no mean of accuracies and mIoUs
     row = Row(
@@ -362,44 +369,11 @@ def _impossible_notices(board: Leaderboard) -> list[str]:
     return found[:MOST_IMPOSSIBLE] + more
 
 
-def _protocol_sentences(grouped: Grouped, datasets: Sequence[str]) -> tuple[str, ...]:
+def _protocol_sentences(grouped: Grouped, followed: Followed, datasets: Sequence[str]) -> tuple[str, ...]:
     """How the methods' numbers came about, datasets of one protocol together."""
-    methods = [trials for trials in grouped.values() if not trials[0].reference]
+    methods = [key for key, trials in grouped.items() if not trials[0].reference]
     where: dict[provenance.Protocol, list[str]] = {}
     for dataset in datasets:
-        for protocol in sorted({protocol for trials in methods for protocol in _protocols(trials, dataset)}):
+        for protocol in sorted({protocol for key in methods for protocol in followed[key, dataset]}):
             where.setdefault(protocol, []).append(dataset)
     return tuple(provenance.protocol_sentence(names, protocol) for protocol, names in where.items())
-
-
-def _troubles(grouped: Grouped, datasets: Sequence[str]) -> tuple[Trouble, ...]:
-    """Trials without a number, those of one method and dataset with the same status and message together."""
-    found: dict[tuple[RowKey, str, str, str], list[tuple[int, int | None]]] = {}
-    for key, trials in sorted(grouped.items()):
-        for trial in trials:
-            if score(trial) is None:
-                found.setdefault((key, trial.dataset, *_trouble(trial.result)), []).append((trial.seed, trial.fold))
-    return tuple(
-        Trouble(
-            key.method, key.backbone, dataset, tuple(repeat_name(*repeat) for repeat in sorted(seeds)), status, message
-        )
-        for (key, dataset, status, message), seeds in found.items()
-    )
-
-
-def _trouble(result: Result | None) -> tuple[str, str]:
-    """Status and message of a trial without a number."""
-    if result is None:
-        return "missing", ""
-    if result.status == "done":
-        return lacking(result), result.reasons.get(f"metrics.{result.headline.key}", "")
-    return result.status, _message(result.error or "")
-
-
-def _message(error: str) -> str:
-    """An error on one line; of a traceback, its last line."""
-    lines = [line for line in error.splitlines() if line.strip()]
-    if lines and lines[0].startswith("Traceback"):
-        lines = lines[-1:]
-    text = " ".join(" ".join(lines).split())
-    return text if len(text) <= ERROR_LENGTH else f"{text[: ERROR_LENGTH - 1]}…"

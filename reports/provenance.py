@@ -55,19 +55,21 @@ SELECTIONS = {
 
 def plain(value: Any) -> str:
     """A value of a specification or environment as short text."""
+    if isinstance(value, str):
+        return value
     if isinstance(value, Mapping):
         return ", ".join(f"{key} {plain(value[key])}" for key in sorted(value, key=str))
     if isinstance(value, list | tuple):
         return ", ".join(plain(item) for item in value)
     if type(value) is int:
         return str(value)
-    return value if isinstance(value, str) else "none" if value is None else json.dumps(value)
+    return "none" if value is None else json.dumps(value)
 
 
 def section(spec: Mapping[str, Any], name: str) -> Mapping[str, Any]:
     """A section of a specification; empty when it has none."""
     found = spec.get(name)
-    return found if isinstance(found, Mapping) else {}
+    return found if isinstance(found, dict) else {}
 
 
 def protocol_of(result: Result) -> Protocol:

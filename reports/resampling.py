@@ -20,7 +20,7 @@ from reports.statistics import CONFIDENCE, Interval
 
 EXACT = 6
 """Most values whose n ** n resamples are summed up: 462 different ones of 46,656."""
-RESAMPLES = 2_000
+RESAMPLES = 1_000
 SEED = 20_261_121
 
 Counts = npt.NDArray[np.float64]
