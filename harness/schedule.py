@@ -8,8 +8,10 @@ itself writes goes to a temporary folder. Results are read from the store.
 from __future__ import annotations
 
 import contextlib
+import gc
 import logging
 import os
+import sys
 import tempfile
 import threading
 import time
@@ -173,7 +175,8 @@ def run_jobs(
         try:
             _connect(cluster, cpus=max(os.cpu_count() or 1, *threads))
             take_signals()  # Ray has taken SIGTERM
-            launchers = start_launchers(0)  # their fork servers get ready meanwhile
+    launchers: list[Any] = []
+            launchers += start_launchers(0)  # their fork servers get ready meanwhile
             with contextlib.ExitStack() as until_the_end:
                 mark = until_the_end.enter_context(marked(store.output)) if cluster is not None else None
                 launchers += [start_keeper()] if cluster is not None else []
@@ -183,8 +186,10 @@ def run_jobs(
         except CannotWrite as problem:
             outcome.problem = str(problem)
         finally:
-            outcome.leaving = threading.Thread(target=ray.shutdown)
-            outcome.leaving.start()
+            launchers.clear()
+            outcome.leaving = _leave()
+            if sys.exc_info()[0] is not None:  # its traceback holds parts of Ray
+                outcome.leaving.join()
         if outcome.interrupted or outcome.problem:
             outcome.leaving.join()
             with contextlib.suppress(CannotWrite):
@@ -211,6 +216,27 @@ def _connect(cluster: Cluster | None, *, cpus: int) -> None:
 def _chatter_to(path: Path) -> Iterator[None]:
     """Send what Ray prints into the driver's stdout, which belongs to our own output, to a file."""
     try:
+def _leave() -> threading.Thread:
+    """Shut Ray down in the background. The caller holds nothing of Ray any more.
+
+    While Ray shuts down, a reference to one of its objects that goes in another thread ends the whole process. So what
+    is garbage goes before, and what is not is kept from the garbage collector until Ray has gone.
+    """
+    import ray
+
+    def shut_down() -> None:
+        try:
+            ray.shutdown()
+        finally:
+            gc.unfreeze()
+
+    gc.collect()
+    gc.freeze()
+    thread = threading.Thread(target=shut_down)
+    thread.start()
+    return thread
+
+
         sink: TextIO = path.open("a")
     except OSError:
         sink = Path(os.devnull).open("a")  # noqa: SIM115

@@ -1,5 +1,7 @@
 """Order and resources, without Ray."""
 
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -77,3 +79,33 @@ def test_a_trial_that_no_worker_ever_claims_is_given_up(tmp_path: Path, monkeypa
     assert rounds[:3] == [0, 1, 2]
     result = folder.result()
     assert result is not None and result.status == "lost"
+
+
+LEAVING = """\
+import gc, logging, sys, threading
+import ray
+from harness import schedule
+
+ray.init(address="local", num_cpus=1, include_dashboard=False, logging_level=logging.CRITICAL)
+gc.disable()
+for _ in range(6_000):
+    knot = [ray.put(0)]
+    knot.append(knot)
+del knot
+if sys.argv[1] == "plainly":
+    leaving = threading.Thread(target=ray.shutdown)
+    leaving.start()
+else:
+    leaving = schedule._leave()
+while leaving.is_alive():
+    gc.collect()
+print("survived")
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("how", "survives"), [("plainly", False), ("as runs do", True)])
+def test_garbage_of_ray_does_not_end_a_run_that_leaves_it(how: str, survives: bool) -> None:
+    """Ray ends a process that lets go of its objects while it shuts down; a run then writes its reports."""
+    ran = subprocess.run([sys.executable, "-c", LEAVING, how], capture_output=True, text=True, timeout=120)
+    assert ("survived" in ran.stdout) == survives, ran.stderr
