@@ -81,7 +81,7 @@ class Planner:
             memory=found.peak,
             flops_step=found.flops_train,
             flops=flops,
-            at_once=at_once(found.peak, self.hardware.memory) if self.hardware is not None else None,
+            at_once=at_once(found.peak, self.hardware.memory) if self.hardware and self.hardware.gpu else None,
             seconds=seconds,
             measured=measured,
             disk=FILES + BYTES * found.trainable if trial.keep != "none" else FILES,

@@ -15,7 +15,6 @@ import hashlib
 import os
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
 from typing import Literal
 
@@ -23,6 +22,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from harness.atomic import write_atomically
 from harness.children import in_children
+from harness.measure.environment import code_digest, libraries
 from harness.trial import Trial, canonical
 
 FORMAT = 1
@@ -75,16 +75,9 @@ def key_of(trial: Trial, *, precision: str) -> str:
         "frozen_batchnorm": trial.protocol.frozen_batchnorm,
         "processes": [trial.resources.processes, trial.resources.strategy],
         "precision": precision,
-        "versions": _versions(type(trial.method), type(trial.backbone)),
+        "versions": [libraries(), code_digest(type(trial.method), type(trial.backbone))],
     }
     return hashlib.sha256(canonical(decides).encode()).hexdigest()[:32]
-
-
-@cache
-def _versions(*plugins: type) -> list[str]:
-    from harness.measure.environment import code_digest, libraries
-
-    return [libraries(), code_digest(*plugins)]
 
 
 def folder() -> Path | None:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 from rich.console import Console
@@ -35,6 +35,10 @@ if TYPE_CHECKING:
     from harness.trial import Trial
 
 app = typer.Typer()
+COLUMNS = (
+    *("method", "backbone", "dataset", "seeds", "done", "epochs", "batch", "rate", "points"),
+    *("memory", "a step", "a trial", "at once", "time"),
+)
 UNITS = ((1e18, "EFLOP"), (1e15, "PFLOP"), (1e12, "TFLOP"), (1e9, "GFLOP"), (1e6, "MFLOP"))
 
 
@@ -80,7 +84,7 @@ def plan(
         listed = {"trials": rows, "missing": missing, "cost": cost, "unpredicted": len(predictions.missing)}
         print_json({"suite": loaded.name, "digest": loaded.digest, **listed})
         return
-    console.print(_table(f"{loaded.name}: {in_words(trials)}", trials, statuses, costs, timed=hardware is not None))
+    console.print(_table(f"{loaded.name}: {in_words(trials)}", trials, statuses, costs))
     if stale := sum(found == "stale" for found in statuses.values()):
         console.print(f"stale: {stale} made with other data or weights than those here; a run makes them anew")
     for message in missing:
@@ -120,35 +124,56 @@ def _statuses(trials: Sequence[Trial], store: Store) -> dict[str, str]:
     return found
 
 
-def _table(
-    title: str, trials: Sequence[Trial], statuses: dict[str, str], costs: dict[str, Cost], *, timed: bool
-) -> Table:
-    """A row for each method, backbone and dataset."""
-    table = Table(title=title, title_justify="left")
-    for column in ("method", "backbone", "dataset"):
-        table.add_column(column)
-    numbers = ["seeds", "done", "epochs", "batch", "learning rate", "points", "GB estimated", "a step", "a trial"]
-    for column in [*numbers, *(["at once", "hours"] if timed else [])]:
-        table.add_column(column, justify="right")
+def _table(title: str, trials: Sequence[Trial], statuses: dict[str, str], costs: dict[str, Cost]) -> Table:
+    """A row for each method, backbone and dataset; columns of which nothing is known are left out."""
     groups: dict[tuple[str, str, str], list[Trial]] = {}
     for trial in trials:
         groups.setdefault((trial.method_label, trial.backbone_label, trial.dataset.name), []).append(trial)
-    for labels, members in groups.items():
-        done = sum(statuses[member.identity] == "done" for member in members)
-        first = members[0]
-        training = [str(first.train.epochs), str(first.train.batch_size), f"{first.train.learning_rate:g}"]
-        if first.baseline is not None:
-            training = ["–"] * 3
+    rows = []
+    for (method, backbone, dataset), members in groups.items():
+        first, cost = members[0], costs[members[0].identity]
         seeds, folds = ({trial.label(key) for trial in members} for key in ("seed", "fold"))
-        repeats = f"{len(seeds)}" + (f" x {len(folds)} folds" if first.fold is not None else "")
-        cost = costs[first.identity]
-        work = [f"{cost.memory / 1e9:.2f}" if cost.memory is not None else "–", flop(cost.flops_step), flop(cost.flops)]
-        time = ["–" if cost.at_once is None else str(cost.at_once), hours(cost.seconds)] if timed else []
-        table.add_row(*labels, repeats, f"{done}/{len(members)}", *training, str(first.data.points), *work, *time)
+        done = sum(statuses[member.identity] == "done" for member in members)
+        row = {
+            "method": method,
+            "backbone": backbone,
+            "dataset": dataset,
+            "seeds": f"{len(seeds)}" + (f" x {len(folds)} folds" if first.fold is not None else ""),
+            "done": f"{done}/{len(members)}",
+        }
+        if first.baseline is None:
+            row |= {
+                "epochs": str(first.train.epochs),
+                "batch": str(first.train.batch_size),
+                "rate": f"{first.train.learning_rate:g}",
+            }
+        rows.append(row | {"points": str(first.data.points)} | _told(cost))
+    table = Table(title=title, title_justify="left")
+    columns = [key for key in COLUMNS if any(key in row for row in rows)]
+    for column in columns:
+        table.add_column(column, justify="left" if column in COLUMNS[:3] else "right", overflow="fold")
+    for row in rows:
+        table.add_row(*(row.get(column, "–") for column in columns))
     return table
 
 
+def _told(cost: Cost) -> dict[str, str]:
+    """What is known of a cost, in words."""
+    from harness.display import duration
+
+    told: dict[str, tuple[float | None, Callable[[Any], str]]] = {
+        "memory": (cost.memory, size),
+        "a step": (cost.flops_step, flop),
+        "a trial": (cost.flops, flop),
+        "at once": (cost.at_once, str),
+        "time": (cost.seconds, duration),
+    }
+    return {key: words(value) for key, (value, words) in told.items() if value is not None}
+
+
 def _print_sums(console: Console, sums: Total, hardware: Hardware | None, *, slots: int, measured: bool) -> None:
+    from harness.display import duration
+
     if not sums.trials:
         return
     unknown = f" ({sums.unknown} trials not predicted and left out)" if sums.unknown else ""
@@ -161,22 +186,18 @@ def _print_sums(console: Console, sums: Total, hardware: Hardware | None, *, slo
     unit = "GPU" if hardware.gpu else "core"
     ran = "times of equal trials that ran there, else " if measured else ""
     console.print(
-        f"on {slots} x {escape(hardware.name)}: {hours(sums.processor_seconds)} {unit} hours, "
-        f"{hours(sums.wall_seconds)} hours from start to end; estimated: {ran}{hardware.assumption}",
+        f"on {slots} x {escape(hardware.name)}: {sums.processor_seconds / 3600:,.1f} {unit} hours, "
+        f"{duration(sums.wall_seconds)} from start to end; estimated: {ran}{hardware.assumption}",
         highlight=False,
     )
 
 
-def flop(count: float | None) -> str:
+def flop(count: float) -> str:
     """A number of FLOPs in words."""
-    if count is None:
-        return "–"
     scale, name = next((unit for unit in UNITS if count >= unit[0]), UNITS[-1])
     return f"{count / scale:.3g} {name}"
 
 
-def hours(seconds: float | None) -> str:
-    """Seconds as hours, with as many digits as they are worth."""
-    if seconds is None:
-        return "–"
-    return f"{seconds / 3600:,.0f}" if seconds >= 36_000 else f"{seconds / 3600:.2g}"
+def size(count: float) -> str:
+    """Bytes in words; 1 GB is 10⁹."""
+    return f"{count / 1e9:.2f} GB" if count >= 1e9 else f"{count / 1e6:.0f} MB"
