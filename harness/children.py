@@ -58,7 +58,8 @@ class _Child:
 
     def __init__(self, context: ForkServerContext, work: Callable[[Any], Any]) -> None:
         self.connection, other = context.Pipe()
-        self.process: BaseProcess = context.Process(target=_serve, args=(other, work), daemon=True)
+        environment = trial_environment(threads=1, gpus="", data=data_root())
+        self.process: BaseProcess = context.Process(target=_serve, args=(other, work, environment), daemon=True)
         self.index = -1
         with without_main():
             self.process.start()
@@ -86,8 +87,8 @@ class _Child:
         self.connection.close()
 
 
-def _serve(connection: Connection, work: Callable[[Any], Any]) -> None:
-    enter_child(trial_environment(threads=1, gpus="", data=data_root()), 1, Path("/dev/null"))
+def _serve(connection: Connection, work: Callable[[Any], Any], environment: dict[str, str]) -> None:
+    enter_child(environment, 1, Path("/dev/null"))
     with contextlib.suppress(EOFError):
         while True:
             connection.send(work(connection.recv()))
