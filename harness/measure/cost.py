@@ -12,6 +12,7 @@ from harness.errors import UserError
 from harness.measure.environment import environment
 from harness.prediction import Unpredictable, key_of, known, predict
 from harness.result import Compute, Memory, Parameters, Result, Time
+from harness.tasks import task_of
 from harness.trial import Trial
 
 PREDICTED = "no GPU here: this trial was predicted, not run"
@@ -32,6 +33,8 @@ def predicted_result(trial: Trial, *, git: str | None) -> Result:
         parameters=Parameters(**asdict(build_outline(trial).counts)),
         memory=Memory(estimated=found.peak),
         compute=Compute(flops_forward=found.flops_forward, flops_train=found.flops_train),
+        task=trial.dataset.task,
+        digests={"data": task_of(trial.dataset).digest(trial.dataset)},
         time=Time(total=time.perf_counter() - began),
         environment=environment(torch.device("cpu"), precision=precision, threads=torch.get_num_threads(), git=git),
     )
