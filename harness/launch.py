@@ -50,6 +50,8 @@ class Errand:
 
     identity: str
     spec: dict[str, Any]
+    task: str
+    """Of its dataset."""
     timeout: float
     threads: int
     processes: int
@@ -68,6 +70,7 @@ class Errand:
         return cls(
             identity=trial.identity,
             spec=trial.spec(),
+            task=trial.dataset.task,
             timeout=resources.timeout,
             threads=resources.cpus_per_process,
             processes=trial.processes,
@@ -75,6 +78,10 @@ class Errand:
             replaces=replaces,
             attempts=attempts,
         )
+
+    def came_to(self, status: Status, error: str) -> Result:
+        """The result when the trial's own processes leave none."""
+        return failure(self.identity, self.spec, task=self.task, status=status, error=error)
 
     def settled(self, folder: TrialFolder) -> Result | None:
         """The result that this run has nothing to add to: not the one to be replaced, none that says to go on."""
@@ -288,7 +295,7 @@ class _Crew:
 
 
 def _record(errand: Errand, writer: TrialWriter, *, status: Status, error: str) -> Result:
-    result = failure(errand.identity, errand.spec, status=status, error=error)
+    result = errand.came_to(status, error)
     writer.finish(result)
     return result
 

@@ -86,8 +86,7 @@ def attempt(trial: Trial, writer: TrialWriter | Onlooker, *, git: str | None = N
         raise
     except Exception as problem:
         status, error = _failure_class(problem)
-        result = failure(trial.identity, trial.spec(), status=status, error=error)
-    result.task = trial.dataset.task
+        result = failure(trial.identity, trial.spec(), task=trial.dataset.task, status=status, error=error)
     result.reasons = explain_nulls(result)
     return result
 
@@ -421,6 +420,7 @@ def _baseline(trial: Trial, writer: TrialWriter | Onlooker, git: str | None) -> 
         id=trial.identity,
         spec=trial.spec(),
         status="done",
+        task=trial.dataset.task,
         metrics=outcome.metrics(),
         time=Time(total=time.perf_counter() - began),
         environment=environment(torch.device("cpu"), precision="fp32", threads=torch.get_num_threads(), git=git),

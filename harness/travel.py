@@ -26,7 +26,6 @@ from harness.trial_folder import (
     Taken,
     TrialFolder,
     TrialWriter,
-    failure,
 )
 
 LOOK_SECONDS = 5.0
@@ -146,7 +145,7 @@ class Keeper:
                 except RayError as error:
                     gone = isinstance(error, RayActorError)
                     told = "its node or the node's launcher vanished" if gone else f"its node failed: {error}"[:300]
-                    writer.finish(failure(errand.identity, errand.spec, status="lost", error=told))
+                    writer.finish(errand.came_to("lost", told))
                     break
         except CannotWrite as problem:
             return str(problem)
@@ -170,7 +169,7 @@ class Keeper:
         unpack(ray.get(call), writer)
         if folder.result() is None:
             told = "its node lost the folder that it ran in, and with it the result"
-            writer.finish(failure(errand.identity, errand.spec, status="lost", error=told))
+            writer.finish(errand.came_to("lost", told))
 
 
 def unpack(parcel: Parcel, writer: TrialWriter) -> None:

@@ -173,7 +173,9 @@ class TrialFolder:
             write_atomically(self.path / "spec.json", json.dumps(spec, indent=1))
         return TrialWriter(self, token)
 
-    def close(self, spec: dict[str, Any], *, status: Status, error: str, replaces: str | None = None) -> Result | None:
+    def close(
+        self, spec: dict[str, Any], *, task: str, status: Status, error: str, replaces: str | None = None
+    ) -> Result | None:
         """Write the result of a trial whose process is gone and left none. None when it is not ours to close.
 
         A final result stands in the way unless `replaces` is its stamp. Raises CannotWrite.
@@ -183,7 +185,7 @@ class TrialFolder:
             if self._held() or not self._make_way(result, replaces):
                 return None
             attempts = self._attempts_so_far(result, status=status, error=error)
-            result = failure(self.identity, spec, status=status, error=error, attempts=attempts)
+            result = failure(self.identity, spec, task=task, status=status, error=error, attempts=attempts)
             write_atomically(self.path / "result.json", result.model_dump_json(indent=1))
             (self.path / "running.json").unlink(missing_ok=True)
             return result
@@ -343,8 +345,16 @@ class Onlooker:
 
 
 def failure(
-    identity: str, spec: dict[str, Any], *, status: Status, error: str, attempts: list[dict[str, Any]] | None = None
+    identity: str,
+    spec: dict[str, Any],
+    *,
+    task: str,
+    status: Status,
+    error: str,
+    attempts: list[dict[str, Any]] | None = None,
 ) -> Result:
-    """The result of a trial that came to nothing."""
+    """The result of a trial that came to nothing; `task` is its dataset's."""
     reasons = {"metrics": f"the trial ended as {status}"}
-    return Result(id=identity, spec=spec, status=status, error=error, attempts=attempts or [], reasons=reasons)
+    return Result(
+        id=identity, spec=spec, task=task, status=status, error=error, attempts=attempts or [], reasons=reasons
+    )

@@ -303,10 +303,11 @@ def test_a_node_that_lost_the_folder_gives_the_trial_back(tmp_path: Path, monkey
     writer = home.claim({})
     writer.write_file("checkpoint.safetensors", b"two epochs")
     launcher = SimpleNamespace(visit=SimpleNamespace(remote=lambda *_, **__: Parcel()))
-    errand = Errand(identity="abc", spec={}, timeout=1.0, threads=1, processes=1, packed=b"")
+    errand = Errand("abc", {}, "part segmentation", timeout=1.0, threads=1, processes=1, packed=b"")
     Keeper()._attempt(errand, writer, launcher)
     found = home.result()
     assert found is not None and found.status == "lost" and home.lease() is None
+    assert found.task == "part segmentation"
     assert (home.path / "checkpoint.safetensors").exists()
 
 

@@ -18,7 +18,6 @@ from harness.models.weights import data_root
 from harness.result import Result, Status
 from harness.store import Store
 from harness.suite import load_suite
-from harness.trial_folder import failure
 
 SUITE = """\
 format: 1
@@ -177,7 +176,7 @@ def test_the_cause_is_the_trials_not_what_others_say_of_it(
     class Crew:
         def __init__(self, errand: Errand, *_: object, **__: object) -> None:
             self.broken = broken
-            self.said = [failure(errand.identity, errand.spec, status=name, error=name) for name in said]
+            self.said = [errand.came_to(name, name) for name in said]
 
         def at_work(self) -> bool:
             return False
@@ -187,10 +186,10 @@ def test_the_cause_is_the_trials_not_what_others_say_of_it(
 
     monkeypatch.setattr("harness.launch._Crew", Crew)
     writer = Store(tmp_path).trial("abc").claim({})
-    errand = Errand(identity="abc", spec={}, timeout=60.0, threads=1, processes=2, packed=b"")
+    errand = Errand("abc", {}, "part segmentation", timeout=60.0, threads=1, processes=2, packed=b"")
     assert launch(errand, writer, data=tmp_path).status == status
     found = writer.folder.result()
-    assert found is not None and found.status == status
+    assert found is not None and (found.status, found.task) == (status, "part segmentation")
 
 
 def test_what_processes_cannot_share_is_said_before_anything_runs(tmp_path: Path) -> None:
