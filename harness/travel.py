@@ -32,7 +32,8 @@ LOOK_SECONDS = 5.0
 """Between two looks at a trial that runs elsewhere."""
 MEANWHILE = ("log.txt", "metrics.jsonl", CHECKPOINT)
 """Files that travel while a trial runs."""
-STAYS = ("running.json", "spec.json", ".lock")
+STAYS = ("running.json", "spec.json", "replaced.json")
+"""What a folder says of itself, wherever it lies."""
 
 
 @dataclass
@@ -50,6 +51,13 @@ class Parcel:
     """Why the node's own folder takes no more."""
 
 
+def travels(name: str) -> bool:
+    """Whether a file of a trial's folder goes with it: no hidden one, none outside it, none that stays."""
+    path = PurePosixPath(name)
+    plain = name.isprintable() and path.as_posix() == name and not path.is_absolute()
+    return bool(plain and path.parts) and name not in STAYS and not any(part.startswith(".") for part in path.parts)
+
+
 Stamps = dict[str, tuple[int, int, int]]
 
 
@@ -57,7 +65,7 @@ def pack(folder: TrialFolder, sent: Stamps, *, whole: bool) -> Parcel:
     """What changed since `sent`, which is brought up to date. `whole`: of all files, else of those that grow."""
     lease = folder.lease()
     names = sorted(path.relative_to(folder.path).as_posix() for path in folder.path.rglob("*") if path.is_file())
-    names = [name for name in names if name not in STAYS and not PurePosixPath(name).name.startswith(".")]
+    names = [name for name in names if travels(name)]
     files = {}
     for name in names if whole else MEANWHILE:
         path = folder.path / name
@@ -181,8 +189,8 @@ def unpack(parcel: Parcel, writer: TrialWriter) -> None:
         writer.begin(epochs=parcel.epochs, resumed=parcel.resumed)
     content = parcel.files.pop("result.json", None)
     for name, data in parcel.files.items():
-        if PurePosixPath(name).is_absolute() or ".." in PurePosixPath(name).parts:
-            raise CannotWrite(f"{name}: no name of a trial's file")
+        if not travels(name):
+            raise CannotWrite(f"{name!r} came from the trial's node: no name of a file that travels")
         writer.write_file(name, data)
     if parcel.epochs:
         writer.progress(parcel.done)

@@ -26,7 +26,7 @@ from harness.schedule import slots_of
 from harness.shared import marked
 from harness.store import Store
 from harness.travel import Guests, Keeper, Parcel, pack, unpack
-from harness.trial_folder import LeaseLost, TrialFolder
+from harness.trial_folder import CannotWrite, LeaseLost, TrialFolder
 
 TEMPLATES = Path(__file__).parents[2] / "docs" / "cluster"
 
@@ -276,6 +276,31 @@ def test_a_keeper_that_lost_the_lease_writes_nothing(tmp_path: Path) -> None:
     with pytest.raises(LeaseLost):
         unpack(parcel, writer)
     assert not (home.path / "checkpoint.safetensors").exists()
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "running.json",
+        "./running.json",
+        "spec.json",
+        "replaced.json",
+        ".lock",
+        "adapter/.x",
+        "../x",
+        "/x",
+        ".",
+        "",
+        "a//b",
+    ],
+)
+def test_a_node_writes_over_nothing_that_stays(name: str, tmp_path: Path) -> None:
+    home = Store(tmp_path).trial("abc")
+    writer = home.claim({})
+    before = {path.name: path.read_bytes() for path in home.path.iterdir()}
+    with pytest.raises(CannotWrite, match="no name of a file that travels"):
+        unpack(Parcel(files={name: b"{}"}), writer)
+    assert {path.name: path.read_bytes() for path in home.path.iterdir()} == before
 
 
 def test_a_dismissed_trial_ends_with_its_next_write(tmp_path: Path) -> None:
