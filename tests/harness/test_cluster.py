@@ -139,6 +139,31 @@ def test_all_that_is_wrong_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
         cluster.join("auto", {"data": "/data"})
 
 
+def test_a_node_that_dies_between_two_questions_gave_no_answer(monkeypatch: pytest.MonkeyPatch) -> None:
+    import ray
+    from ray.exceptions import ActorDiedError, RayError
+
+    def get(call: str, timeout: float | None = None) -> Any:
+        if call == "clock":
+            raise gone
+        return {"host": "a"}
+
+    def remote(function: Any) -> Any:
+        asked = SimpleNamespace(remote=lambda *_: function.__name__)
+        return SimpleNamespace(options=lambda **_: asked)
+
+    gone = ActorDiedError()
+    assert isinstance(gone, RayError)
+    node = {"NodeID": "0" * 56, "NodeManagerHostname": "a", "Alive": True, "Resources": {"CPU": 2.0}}
+    monkeypatch.setattr(ray, "nodes", lambda: [node])
+    monkeypatch.setattr(ray, "remote", remote)
+    monkeypatch.setattr(ray, "wait", lambda calls, **_: (calls, []))
+    monkeypatch.setattr(ray, "get", get)
+    monkeypatch.setattr(ray, "get_runtime_context", lambda: SimpleNamespace(get_node_id=lambda: "n"))
+    (found,) = cluster._ask({})
+    assert found["facts"] is None and (found["ahead"], found["error"]) == (0.0, 0.0)
+
+
 def test_facts_are_json_and_need_nothing_of_the_harness() -> None:
     facts = machine.facts({"folders": {"results": "/"}})
     assert json.loads(json.dumps(facts)) == facts
