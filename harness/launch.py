@@ -244,7 +244,7 @@ class _Crew:
         self, errand: Errand, writer: TrialWriter, git: str | None, environment: dict[str, str], *, rendezvous: Path
     ) -> None:
         self.said: list[Any] = []
-        """In the order of saying: texts of CannotWrite, results of failed processes."""
+        """Texts of CannotWrite and results of failed processes; what is heard in one look, by process."""
         self.broken: int | None = None
         """The exit code of the first process found dead by something else than its own end."""
         self.voices: list[Connection] = []
