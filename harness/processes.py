@@ -169,11 +169,14 @@ class Ranks:  # satisfies harness.evaluation.Processes
 
     @staticmethod
     def _gathered(tensor: Tensor) -> Tensor:
-        """Tensors (b, ...) of one shape from all processes, one after the other."""
-        world = distributed.get_world_size()
-        parts = [torch.empty_like(tensor) for _ in range(world)]
-        distributed.all_gather(parts, tensor.contiguous())
-        return torch.cat(parts)
+        """Tensors (b, ...) of one shape from all processes, one after the other.
+
+        They go as bytes: NCCL and gloo have no int16, which parts of point clouds come in.
+        """
+        raw = tensor.contiguous().flatten().view(torch.uint8)
+        parts = [torch.empty_like(raw) for _ in range(distributed.get_world_size())]
+        distributed.all_gather(parts, raw)
+        return torch.cat(parts).view(tensor.dtype).view(-1, *tensor.shape[1:])
 
 
 class _Whole(nn.Module):

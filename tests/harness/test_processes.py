@@ -9,12 +9,13 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
-from torch import Tensor
+from torch import Tensor, distributed
 
 from harness import registry
 from harness.errors import SuiteError
 from harness.launch import Errand, launch
 from harness.models.weights import data_root
+from harness.processes import Ranks
 from harness.result import Result, Status
 from harness.store import Store
 from harness.suite import load_suite
@@ -108,6 +109,19 @@ def test_every_method_trains_alike_on_one_two_and_four_processes(
     method: str, count: int, by_count: dict[int, Trained]
 ) -> None:
     assert_equal(by_count[1][method][1], by_count[count][method][1])
+
+
+def test_numbers_of_every_type_are_gathered(tmp_path: Path) -> None:
+    """NCCL and gloo themselves have no int16."""
+    distributed.init_process_group("gloo", store=distributed.FileStore(str(tmp_path / "met"), 1), rank=0, world_size=1)
+    try:
+        for dtype in (torch.int16, torch.uint8, torch.int64, torch.float32, torch.bool):
+            tensor = torch.tensor([[0, 1], [1, 0], [1, 1]]).to(dtype)
+            found = Ranks._gathered(tensor)
+            assert found.dtype == dtype and torch.equal(found, tensor)
+            assert torch.equal(Ranks._gathered(tensor[:, 1]), tensor[:, 1]), "not contiguous"
+    finally:
+        distributed.destroy_process_group()
 
 
 @pytest.mark.slow
