@@ -1,8 +1,11 @@
 """Trials of several processes: the same training as one process, whatever their number."""
 
 import os
+import signal
 import subprocess
 import sys
+import threading
+import time
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +22,7 @@ from harness.processes import Ranks
 from harness.result import Result, Status
 from harness.store import Store
 from harness.suite import load_suite
+from harness.trial_folder import TrialFolder
 
 SUITE = """\
 format: 1
@@ -132,10 +136,12 @@ def test_local_statistics_differ(tmp_path: Path) -> None:
         assert_equal(first, run(tmp_path, ["linear_probe"], 2, batchnorm="local")["linear_probe"][1])
 
 
-def launched(folder: Path, **resources: object) -> tuple[Result, Path]:
+def launched(
+    folder: Path, *, suite: str = SUITE, method: str = "", backbone: str = WHOLE, **resources: object
+) -> tuple[Result, Path]:
     """A small trial as a launcher runs it: fresh processes, a private rendezvous, one result."""
     sections = ", ".join(f"{name}: {value}" for name, value in resources.items())
-    text = SUITE.format(methods=without_dropout("lora"), batchnorm="local", backbone=WHOLE)
+    text = suite.format(methods=method or without_dropout("lora"), batchnorm="local", backbone=backbone)
     text += f"resources: {{{sections}}}\n"
     folder.mkdir(exist_ok=True)
     (folder / "suite.yaml").write_text(text)
@@ -156,6 +162,55 @@ def test_deepspeed_trains_as_ddp(strategy: str, tmp_path: Path) -> None:
     assert {name: value.shape for name, value in trained(folder).items()} == {
         name: value.shape for name, value in trained(plain).items()
     }
+
+
+LONG = (
+    SUITE.replace("epochs: 1,", "epochs: 6,")
+    .replace("head_dropout: 0}", "head_dropout: 0.5}")
+    .replace("protocol: {{", "protocol: {{selection: validation, validation_fraction: 0.2, ")
+)
+
+
+def kill_in_training(folder: Path, killed: list[int]) -> None:
+    """kill -9 of a trial's first process, once there is a checkpoint and another epoch has ended."""
+    deadline = time.monotonic() + 300
+    while time.monotonic() < deadline:
+        for path in folder.glob("trials/*/checkpoint.safetensors"):
+            lease = TrialFolder(path.parent).lease()
+            if lease is not None and lease.pid != os.getpid() and lease.done >= 2:
+                os.kill(lease.pid, signal.SIGKILL)
+                killed.append(lease.done)
+                return
+        time.sleep(0.01)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("strategy", ["ddp", "zero1", "zero2", "zero3"])
+def test_goes_on_exactly_after_a_kill(strategy: str, tmp_path: Path) -> None:
+    """The same weights, predictions and losses as without, whoever holds the optimiser's state; dropout is on."""
+    if strategy != "ddp":
+        pytest.importorskip("deepspeed")
+    how = {"processes": 2, "strategy": strategy, "timeout": "10m"}
+    (tmp_path / "cut").mkdir()
+    killed: list[int] = []
+    killer = threading.Thread(target=kill_in_training, args=(tmp_path / "cut", killed))
+    killer.start()
+    first, _ = launched(tmp_path / "cut", suite=LONG, method="lora: {rank: 2}", backbone=SMALL, **how)
+    killer.join()
+    assert (first.status, len(killed)) == ("lost", 1), first.error
+    second, cut = launched(tmp_path / "cut", suite=LONG, method="lora: {rank: 2}", backbone=SMALL, **how)
+    whole, uncut = launched(tmp_path / "whole", suite=LONG, method="lora: {rank: 2}", backbone=SMALL, **how)
+    assert (second.status, whole.status) == ("done", "done"), second.error
+    assert [attempt["status"] for attempt in second.attempts] == ["lost", "done"]
+    assert second.attempts[1]["resumed"] >= 1
+    print(f"killed after epoch {killed[0]}, resumed from epoch {second.attempts[1]['resumed']}")
+    assert second.digests == whole.digests
+    assert second.metrics == whole.metrics
+    losses = ([row["train/loss"] for row in TrialFolder(path).metrics()] for path in (cut, uncut))
+    assert next(losses) == next(losses)
+    predictions = [np.load(path / "predictions.npz")["prediction"] for path in (cut, uncut)]
+    assert np.array_equal(*predictions)
+    assert not (cut / "checkpoint.safetensors").exists()
 
 
 @pytest.mark.slow
