@@ -25,7 +25,7 @@ CONNECT_SECONDS = 5.0
 """For the first sign of the head node."""
 ANSWER_SECONDS = 60.0
 """For all nodes to have told what they are."""
-QUIET = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0"}
+QUIET = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0", "RAY_DEDUP_LOGS": "0"}
 
 
 @dataclass(frozen=True)
@@ -164,6 +164,8 @@ def _list(lines: Sequence[str]) -> list[str]:
 def _resolve(address: str) -> str:
     """HOST:PORT of an address. Raises UserError where nothing listens."""
     if address == "auto":
+        for name, value in QUIET.items():  # Ray reads them when it is imported
+            os.environ.setdefault(name, value)
         from ray._private.services import canonicalize_bootstrap_address
 
         try:
