@@ -83,6 +83,14 @@ class Scene:
         assert not out.strip() or out.lstrip().startswith("{"), out
         return process.returncode, json.loads(out) if out.strip() else {}, err
 
+    def undisturbed(self, *arguments: str) -> dict[str, dict[str, Any]]:
+        """Results of the same suite, run without a fault into a folder of its own."""
+        output, self.output = self.output, self.folder / "undisturbed"
+        code, _, err = self.run(*arguments)
+        assert code == 0, err
+        found, self.output = self.results(), output
+        return found
+
     # What is on disk
 
     def results(self) -> dict[str, dict[str, Any]]:
