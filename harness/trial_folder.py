@@ -104,8 +104,14 @@ class TrialFolder:
     def result(self) -> Result | None:
         """The result, or None when there is none, or it is damaged or of another trial."""
         try:
-            result = Result.model_validate_json((self.path / "result.json").read_bytes())
-        except (OSError, ValidationError):
+            return self._result_in((self.path / "result.json").read_bytes())
+        except OSError:
+            return None
+
+    def _result_in(self, content: bytes) -> Result | None:
+        try:
+            result = Result.model_validate_json(content)
+        except ValidationError:
             return None
         return result if result.id == self.identity else None
 
@@ -189,6 +195,23 @@ class TrialFolder:
             write_atomically(self.path / "result.json", result.model_dump_json(indent=1))
             (self.path / "running.json").unlink(missing_ok=True)
             return result
+
+    def take_in(self, files: Mapping[str, bytes]) -> bool:
+        """Write files of this trial that another folder of it has, finished; result.json last.
+
+        False, and nothing is written, where they hold no final result of this trial, there is one here, or a live
+        process works on it. Raises CannotWrite.
+        """
+        new = self._result_in(files.get("result.json", b""))
+        if new is None or new.status in UNFINISHED:
+            return False
+        with self._locked():
+            if self._held() or not self._make_way(self.result(), None):
+                return False
+            for name in sorted(files, key=lambda name: name == "result.json"):
+                write_atomically(self.path / name, files[name])
+            (self.path / "running.json").unlink(missing_ok=True)
+        return True
 
     def _held(self) -> bool:
         """Under the lock: whether a live process holds the lease, by the file system's clock, which dated it too."""
