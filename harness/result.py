@@ -112,6 +112,16 @@ class Result(Record):
     reasons: dict[str, str] = {}
 
     @property
+    def crowded(self) -> bool:
+        """Out of memory on a part of a GPU: that says nothing of what it does with a whole one."""
+        return self.status == "oom" and bool(self.environment.get("gpu_share"))
+
+    @property
+    def unfinished(self) -> bool:
+        """Whether the trial is still to be run."""
+        return self.status in UNFINISHED or self.crowded
+
+    @property
     def headline(self) -> Headline:
         """What results of this task are judged by; those of a task of a newer harness, by their accuracy."""
         return HEADLINES.get(self.task, ACCURACY)

@@ -37,6 +37,7 @@ from harness.measure.flops import Flops, StepFlops
 from harness.measure.memory import NO_ESTIMATE, NO_GPU, NOT_YET, MemoryWindow
 from harness.measure.steps import StepTimer
 from harness.optimizer import AdamW
+from harness.prediction import key_of, known
 from harness.processes import Ranks, accelerator_for
 from harness.result import Compute, Parameters, Result, Status, Storage, Time
 from harness.result import Memory as MemoryRecord
@@ -353,6 +354,9 @@ class Training:
         with self.ranks.whole(self.attached.model):
             size = self._save_adapter()
         times = self.timer.median()
+        precision = precision_on(self.device, trial.resources.precision)
+        predicted = known(key_of(trial, precision=precision))
+        memory_estimated = predicted.peak if predicted is not None else None
         headline = task.headline
         last = self.progress.row.get(f"validation/{headline.key}")
         beside = {
@@ -367,6 +371,7 @@ class Training:
             metrics=outcome.metrics().model_copy(update=beside),
             parameters=Parameters(**asdict(self.attached.counts)),
             memory=MemoryRecord(
+                estimated=memory_estimated,
                 **{key: max(values) for key, values in shared.items() if values},
                 **{f"{key}_sum": sum(shared[key] or ()) or None for key in ("train_peak", "host_peak")},
             ),
@@ -382,12 +387,12 @@ class Training:
             storage=Storage(adapter=size),
             environment=environment(
                 self.device,
-                precision=precision_on(self.device, trial.resources.precision),
+                precision=precision,
                 threads=torch.get_num_threads(),
                 git=git,
             ),
             digests=self.digests,
-            reasons={"memory.estimated": NO_ESTIMATE}
+            reasons=({} if memory_estimated is not None else {"memory.estimated": NO_ESTIMATE})
             | ({} if self.device.type == "cuda" else {f"memory.{key}": NO_GPU for key in ONLY_GPU}),
         )
 

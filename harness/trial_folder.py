@@ -31,7 +31,7 @@ from pydantic import Field, ValidationError
 
 from harness.atomic import read_json, write_atomically
 from harness.holder import Holder, myself
-from harness.result import UNFINISHED, Result, Status
+from harness.result import Result, Status
 
 SILENCE = 60.0
 """Seconds without a sign of life after which a process on another host is given up. It gives one every few seconds."""
@@ -236,7 +236,7 @@ class TrialFolder:
 
     def _make_way(self, result: Result | None, replaces: str | None) -> bool:
         """Set a final result aside if it is the one to be replaced. Returns whether none stands in the way."""
-        if result is None or result.status in UNFINISHED:
+        if result is None or result.unfinished:
             return True
         if self.stamp() != replaces:
             return False

@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 
 NO_GPU = "no GPU: the CUDA allocator was not used"
-NO_ESTIMATE = "not predicted in trials, which it would hold up for seconds: harness.measure.estimate does"
+NO_ESTIMATE = "not predicted before the trial ran: `harness plan SUITE --estimate` predicts"
 NOT_YET = "not measured yet (planned with the cost suite)"
 STATUS = Path("/proc/self/status")
 WARM_UP_STEPS = 2
