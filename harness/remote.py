@@ -18,7 +18,6 @@ from pathlib import Path
 from typing import Any
 
 from harness.errors import UserError
-from harness.result import UNFINISHED
 from harness.store import Store
 from harness.travel import travels
 from harness.trial_folder import CannotWrite, TrialFolder
@@ -189,7 +188,7 @@ def _opened(url: str, output: Path) -> tuple[Any, str]:
 
 def _final(folder: TrialFolder) -> bool:
     result = folder.result()
-    return result is not None and result.status not in UNFINISHED
+    return result is not None and not result.unfinished
 
 
 def _stamp(folder: TrialFolder) -> Stamp | None:

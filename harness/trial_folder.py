@@ -203,7 +203,7 @@ class TrialFolder:
         process works on it. Raises CannotWrite.
         """
         new = self._result_in(files.get("result.json", b""))
-        if new is None or new.status in UNFINISHED:
+        if new is None or new.unfinished:
             return False
         with self._locked():
             if self._held() or not self._make_way(self.result(), None):
