@@ -77,8 +77,8 @@ class Scene:
         """Exit code, what --json printed, and stderr."""
         return self.end(self.start(*arguments, **environment))
 
-    def end(self, process: subprocess.Popen[str]) -> tuple[int, dict[str, Any], str]:
-        out, err = process.communicate(timeout=300)
+    def end(self, process: subprocess.Popen[str], *, patience: float = 300) -> tuple[int, dict[str, Any], str]:
+        out, err = process.communicate(timeout=patience)
         assert "Traceback" not in err, err
         assert not out.strip() or out.lstrip().startswith("{"), out
         return process.returncode, json.loads(out) if out.strip() else {}, err

@@ -44,6 +44,7 @@ class TwoNodes:
             "RAY_AUTH_MODE": "token",
             "RAY_AUTH_TOKEN": TOKEN,
             "RAY_USAGE_STATS_ENABLED": "0",
+            "RAY_worker_niceness": "0",
             "RAY_health_check_period_ms": "1000",
             "RAY_health_check_failure_threshold": "3",
         }
@@ -147,7 +148,7 @@ def test_a_node_dies(victim: str, scene: Any, cluster: TwoNodes) -> None:
     lease = cluster.trial_of_second()
     {"node": cluster.kill_second, "raylet": cluster.kill_raylet}[victim]()
     killed = time.monotonic()
-    code, summary, err = scene.end(process)
+    code, summary, err = scene.end(process, patience=900)
     assert (code, summary["done"]) == (0, 4), err
     suffered = scene.results()[lease["folder"].name]
     assert [attempt["status"] for attempt in suffered["attempts"]] == ["lost", "done"]
