@@ -50,6 +50,8 @@ class Errand:
 
     identity: str
     spec: dict[str, Any]
+    task: str
+    """Of its dataset."""
     timeout: float
     threads: int
     processes: int
@@ -70,6 +72,7 @@ class Errand:
         return cls(
             identity=trial.identity,
             spec=trial.spec(),
+            task=trial.dataset.task,
             timeout=resources.timeout,
             threads=resources.cpus_per_process,
             processes=trial.processes,
@@ -78,6 +81,10 @@ class Errand:
             attempts=attempts,
             share=share,
         )
+
+    def came_to(self, status: Status, error: str) -> Result:
+        """The result when the trial's own processes leave none."""
+        return failure(self.identity, self.spec, task=self.task, status=status, error=error)
 
     def settled(self, folder: TrialFolder) -> Result | None:
         """The result that this run has nothing to add to: not the one to be replaced, none that says to go on.
@@ -249,7 +256,7 @@ class _Crew:
         self, errand: Errand, writer: TrialWriter, git: str | None, environment: dict[str, str], *, rendezvous: Path
     ) -> None:
         self.said: list[Any] = []
-        """In the order of saying: texts of CannotWrite, results of failed processes."""
+        """Texts of CannotWrite and results of failed processes; what is heard in one look, by process."""
         self.broken: int | None = None
         """The exit code of the first process found dead by something else than its own end."""
         self.voices: list[Connection] = []
@@ -300,7 +307,7 @@ class _Crew:
 
 
 def _record(errand: Errand, writer: TrialWriter, *, status: Status, error: str) -> Result:
-    result = failure(errand.identity, errand.spec, status=status, error=error)
+    result = errand.came_to(status, error)
     writer.finish(result)
     return result
 

@@ -28,12 +28,12 @@ from harness.cluster import Cluster
 from harness.errors import UserError
 from harness.launch import MAX_LOST, Errand
 from harness.models.weights import data_root
-from harness.result import Result
+from harness.result import Result, Status
 from harness.shared import Mark, marked
 from harness.stopping import stop_on_signals
 from harness.store import Store
 from harness.trial import Trial
-from harness.trial_folder import CannotWrite
+from harness.trial_folder import CannotWrite, TrialFolder
 from harness.worker import start_keeper, start_launchers, work
 
 POLL_SECONDS = 0.5
@@ -44,6 +44,7 @@ DYING_SECONDS = 5.0
 
 QUIET = {
     "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_DEDUP_LOGS": "0",  # what it keeps back to compare is printed when Ray is left, into our own output
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "1",
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
     "TUNE_DISABLE_SIGINT_HANDLER": "1",
@@ -86,6 +87,11 @@ class Job:
     def errand(self) -> Errand:
         """The job as workers get it."""
         return Errand.of(self.trial, replaces=self.replaces, attempts=self.attempts, share=self.share)
+
+    def close(self, folder: TrialFolder, status: Status, error: str) -> Result | None:
+        """Write the trial's result where its processes are gone and left none (harness.trial_folder)."""
+        task, replaces = self.trial.dataset.task, self.replaces
+        return folder.close(self.trial.spec(), task=task, status=status, error=error, replaces=replaces)
 
 
 @dataclass
@@ -285,7 +291,7 @@ def _rounds(jobs: Sequence[Job], launchers: list[Any], *, store: Store, observer
                 begun = folder.attempts() - job.attempts
                 if max(vanished[job.trial.identity], begun) > MAX_LOST:
                     error = "the worker that ran it vanished, every time"
-                    result = folder.close(job.trial.spec(), status="lost", error=error, replaces=job.replaces)
+                    result = job.close(folder, "lost", error)
                     if result is not None:
                         observer.finished(job.trial, result)
             elif result is not None and job not in free:
@@ -351,7 +357,7 @@ def _close_interrupted(jobs: Sequence[Job], store: Store, *, why: str) -> None:
         for job in list(left):
             folder = folders[job.trial.identity]
             if folder.running() is None:
-                folder.close(job.trial.spec(), status="interrupted", error=f"{why}; the next run goes on with it")
+                job.close(folder, "interrupted", f"{why}; the next run goes on with it")
                 left.remove(job)
         if left:
             time.sleep(0.1)

@@ -15,6 +15,7 @@ import time
 import traceback
 from collections.abc import Callable
 from dataclasses import asdict, astuple
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -90,8 +91,7 @@ def attempt(trial: Trial, writer: TrialWriter | Onlooker, *, git: str | None = N
         raise
     except Exception as problem:
         status, error = _failure_class(problem)
-        result = failure(trial.identity, trial.spec(), status=status, error=error)
-    result.task = trial.dataset.task
+        result = failure(trial.identity, trial.spec(), task=trial.dataset.task, status=status, error=error)
     result.reasons = explain_nulls(result)
     return result
 
@@ -228,25 +228,27 @@ class Training:
         """Go on from the checkpoint, or start: fill what the method fills before training, seed dropout."""
         progress = Progress()
         try:
-            progress, self.best = resume(
-                self.writer.path / CHECKPOINT,
-                fingerprint=self.fingerprint,
-                attached=self.attached,
-                optimizer=self.optimizer,
-                streams=self.streams,
-                scaler=self.accelerator.scaler,
-            )
+            with self.ranks.whole(self.attached.model, changing=True):
+                progress, self.best = resume(
+                    self.writer.path / CHECKPOINT,
+                    fingerprint=self.fingerprint,
+                    attached=self.attached,
+                    restore_optimizer=partial(self.ranks.restore_optimizer, self.optimizer),
+                    streams=self.streams,
+                    scaler=self.accelerator.scaler,
+                )
             print(f"going on after epoch {progress.epoch} of {self.settings.passes}")  # noqa: T201
         except NotResumable as reason:
             if str(reason):
                 print(f"starting anew: {reason}")  # noqa: T201
+        begun = self.ranks.numbers({"epoch": progress.epoch})["epoch"] or []
+        if len(set(begun)) > 1:  # they would average gradients of different models
+            raise RuntimeError(f"the processes found different checkpoints (of epochs {begun}); run the trial again")
+        if not progress.epoch:
             if self.attached.before_training is not None:
                 with self.ranks.whole(self.attached.model, changing=True):
                     self.attached.before_training(clouds for _, clouds in self.task.clouds(self.train, self.trial))
             self.streams.seed(seeds.dropout)
-        begun = self.ranks.numbers({"epoch": progress.epoch})["epoch"] or []
-        if len(set(begun)) > 1:  # they would average gradients of different models
-            raise RuntimeError(f"the processes found different checkpoints (of epochs {begun}); run the trial again")
         self.writer.begin(epochs=self.settings.passes, resumed=progress.epoch or None)
         return progress
 
@@ -274,11 +276,10 @@ class Training:
             self.writer.log_metrics(row)
             self.writer.progress(epoch + 1)
             self.progress.epoch, self.progress.row = epoch + 1, row
-            if pace.due():
+            if self.ranks.of_first(pace.due()):
                 clock = time.perf_counter()
                 self.progress.seconds = earlier + clock - self.began
-                if self.ranks.first and self.ranks.resumable:
-                    self._checkpoint()
+                self._checkpoint()
                 pace.wrote(time.perf_counter() - clock)
         self.memory.end_training()
         return self._finish(git, earlier)
@@ -339,17 +340,22 @@ class Training:
         return self.task.score(self.task.evaluate(self.model, split, self.trial, self.ranks))
 
     def _checkpoint(self) -> None:
+        """What all processes hold together, in one file that the first one writes."""
         self.progress.times, self.progress.peaks = self.timer.times(), self.memory.peaks()
         self.progress.flops = astuple(self.flops.counted) if self.flops.counted else None
-        content = pack(
-            fingerprint=self.fingerprint,
-            progress=self.progress,
-            attached=self.attached,
-            best=self.best,
-            optimizer=self.optimizer,
-            streams=self.streams,
-            scaler=self.accelerator.scaler,
-        )
+        optimizer = self.ranks.optimizer_state(self.optimizer)
+        with self.ranks.whole(self.attached.model):
+            if not self.ranks.first:
+                return
+            content = pack(
+                fingerprint=self.fingerprint,
+                progress=self.progress,
+                attached=self.attached,
+                best=self.best,
+                optimizer=optimizer,
+                streams=self.streams,
+                scaler=self.accelerator.scaler,
+            )
         self.writer.write_file(CHECKPOINT, content)
 
     def _finish(self, git: str | None, earlier: float) -> Result:
@@ -469,6 +475,7 @@ def _baseline(trial: Trial, writer: TrialWriter | Onlooker, git: str | None) -> 
         id=trial.identity,
         spec=trial.spec(),
         status="done",
+        task=trial.dataset.task,
         metrics=outcome.metrics(),
         time=Time(total=time.perf_counter() - began),
         environment=environment(torch.device("cpu"), precision="fp32", threads=torch.get_num_threads(), git=git),

@@ -45,6 +45,10 @@ Address = Annotated[
     str | None,
     typer.Option("--address", metavar="auto|HOST:PORT", help="A running Ray cluster, by its head node."),
 ]
+CopyTo = Annotated[
+    str | None,
+    typer.Option("--copy-to", metavar="URL", help="Copy finished trials there (s3://…, file:///…); read first."),
+]
 Artifacts = Annotated[
     bool, typer.Option("--artifacts/--no-artifacts", help="Attach adapters, predictions, logs and reports in MLflow.")
 ]

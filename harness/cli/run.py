@@ -18,6 +18,7 @@ from harness.cli.options import (
     Address,
     Artifacts,
     AsJson,
+    CopyTo,
     DataFolder,
     Only,
     Output,
@@ -57,10 +58,12 @@ def run(
     track: Annotated[bool, typer.Option("--mlflow/--no-mlflow", help="Mirror the run into MLflow.")] = True,
     artifacts: Artifacts = True,
     address: Address = None,
+    copy_to: CopyTo = None,
     as_json: AsJson = False,
 ) -> None:
     """Run a suite: trials without a result, then the reports."""
     from harness.display import RunDisplay, duration
+    from harness.remote import Copier, Remote
     from harness.run import (
         CHECK_ABOVE,
         check_gpus,
@@ -90,9 +93,13 @@ def run(
     if address is None:
         check_gpus(trials)
     store = Store(output)
+    remote = Remote(copy_to, store) if copy_to is not None else None
     store.prepare()
+    fetched = remote.fetch(trial.identity for trial in trials) if remote is not None else 0
     left = to_run(trials, store, retry=sorted(wanted))
     console = make_console(stderr=as_json)
+    if fetched:
+        console.print(f"fetched {fetched} finished from {copy_to}", highlight=False)
     chosen = {job.trial.identity for job in left}
     ended = summarise(loaded, [t for t in trials if t.identity not in chosen], store, interrupted=False)
     failed = f"{len(ended.failed)} failed before (--retry runs them again), " if ended.failed else ""
@@ -107,7 +114,10 @@ def run(
             left = with_shares(left, cluster=cluster, progress=progress)
     command = [suite, *(word for setting in settings or () for word in ("--set", setting)), "--output", str(output)]
     command += ["--address", address] if address is not None else []
+    command += ["--copy-to", copy_to] if copy_to is not None else []
     remember = partial(remember_suite, loaded, store, chosen=trials, command=command)
+    names = [trial.identity for trial in trials]
+    copier = Copier(remote, suite=loaded.name, identities=names) if remote is not None else None
     if left:
         with RunDisplay([job.trial for job in left], store=store, console=console) as display:
             summary = run_suite(
@@ -129,6 +139,7 @@ def run(
         summary = summarise(loaded, trials, store, interrupted=False)
         summary.reports, summary.unwritten = write_reports(store, loaded.name)
         took = "no time"
+    uncopied = copier.finish() if copier is not None else ""
     if as_json:
         print_json(
             {
@@ -142,10 +153,13 @@ def run(
                 "reports": [str(path) for path in summary.reports],
                 "unwritten": summary.unwritten,
                 "mlflow": summary.tracking,
+                "copy": uncopied or None,
             }
         )
     else:
         _print_summary(console, store, loaded, summary, total=len(trials), took=took)
+        if uncopied:
+            console.print(f"copy: {escape(uncopied)}", highlight=False)
     atexit.register(_leave, summary.exit_code)
     raise typer.Exit(summary.exit_code)
 

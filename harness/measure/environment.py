@@ -75,7 +75,7 @@ def environment(device: torch.device, *, precision: str, threads: int, git: str 
 @cache
 def libraries() -> str:
     """Versions of what computes."""
-    found = {name: _version(name) for name in ("torch", "accelerate", "numpy", "peft")}
+    found = {name: _version(name) for name in ("torch", "accelerate", "numpy", "peft", "deepspeed")}
     found |= {"python": platform.python_version(), "harness": harness.__version__}
     return ", ".join(f"{name} {number}" for name, number in found.items())
 
