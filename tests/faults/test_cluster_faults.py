@@ -20,7 +20,7 @@ from typing import Any
 import psutil
 import pytest
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.faults]
 TOKEN = "0" * 64
 SECOND = "second-host"
 

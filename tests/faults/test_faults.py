@@ -23,7 +23,7 @@ import pytest
 
 from tests.faults.conftest import SUITE
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.faults]
 
 
 def kill(pid: int) -> None:

@@ -17,6 +17,8 @@ from harness.result import Metrics, Result, Status
 from harness.store import Store
 from harness.trial_folder import TrialFolder
 
+pytestmark = pytest.mark.faults
+
 
 @pytest.fixture(params=["file", "memory"])
 def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:

@@ -12,6 +12,8 @@ from harness.result import Result
 from harness.store import Store
 from harness.trial_folder import SILENCE, Finished, LeaseLost, Taken, TrialFolder
 
+pytestmark = pytest.mark.faults
+
 
 def result(identity: str = "abc", **changes: object) -> Result:
     return Result(id=identity, spec={"seed": 0}, status="done", **changes)  # type: ignore[arg-type]
