@@ -61,6 +61,8 @@ class Memory(Record):
     host_peak: int | None = None
     train_peak_sum: int | None = None
     host_peak_sum: int | None = None
+    retries: int | None = None
+    """How often the CUDA allocator had to give cached memory back and try again: then peaks say less."""
 
 
 class Time(Record):
@@ -70,6 +72,10 @@ class Time(Record):
     data: float | None = None
     throughput: float | None = None
     evaluate: float | None = None
+    latency: float | None = None
+    """Of one cloud, forward."""
+    latency_32: float | None = None
+    """Of 32 clouds."""
     total: float | None = None
     startup: float | None = None
 
@@ -129,7 +135,7 @@ class Result(Record):
     @property
     def score(self) -> float | None:
         """The headline number."""
-        value: float | None = getattr(self.metrics, self.headline.key)
+        value: float | None = getattr(self.metrics, self.headline.key, None)
         return value
 
 

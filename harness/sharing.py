@@ -31,13 +31,13 @@ def at_once(peak: int, memory: int) -> int:
 
 
 def keep_to(part: float) -> None:
-    """Hold this process's CUDA allocator to a part of its GPU; what goes beyond is out of memory. 1.0: all of it."""
+    """Hold this process to a part of its GPU, CUDA's context included; beyond it is out of memory. 1.0: all of it."""
     if part == 1:
         return
     import torch
 
     if torch.cuda.is_available():
-        torch.cuda.set_per_process_memory_fraction(part)
+        torch.cuda.set_per_process_memory_fraction(part - CONTEXT / torch.cuda.get_device_properties(0).total_memory)
 
 
 def share(peak: int, memory: int) -> float:

@@ -32,9 +32,12 @@ from harness.data.splits import Split, load_splits, test_batches
 from harness.errors import UserError
 from harness.evaluation import Evaluation, precision_on
 from harness.headline import others
+from harness.measure.cost import predicted_result
 from harness.measure.environment import code_digest, cpu_name, environment, libraries
 from harness.measure.flops import Flops, StepFlops
+from harness.measure.latency import BATCHES, latency
 from harness.measure.memory import NO_ESTIMATE, NO_GPU, NOT_YET, MemoryWindow
+from harness.measure.nvml import GpuMeter
 from harness.measure.steps import StepTimer
 from harness.optimizer import AdamW
 from harness.prediction import key_of, known
@@ -57,8 +60,8 @@ from harness.trial_folder import (
 )
 
 MINIMUM_RATE = 1e-6
-GPU_PEAKS = ("train_peak", "train_reserved", "eval_peak", "total_peak")
-ONLY_GPU = (*GPU_PEAKS, "device", "train_peak_sum")
+GPU_PEAKS = ("train_peak", "train_reserved", "eval_peak", "total_peak", "device", "retries")
+ONLY_GPU = (*GPU_PEAKS, "train_peak_sum")
 """Numbers of result.json's `memory` that are of a GPU."""
 
 
@@ -83,7 +86,7 @@ def attempt(trial: Trial, writer: TrialWriter | Onlooker, *, git: str | None = N
     """
     status: Status
     try:
-        result = _baseline(trial, writer, git) if trial.baseline is not None else Training(trial, writer).run(git)
+        result = _way(trial)(trial, writer, git)
     except (LeaseLost, CannotWrite):
         raise
     except Exception as problem:
@@ -91,6 +94,24 @@ def attempt(trial: Trial, writer: TrialWriter | Onlooker, *, git: str | None = N
         result = failure(trial.identity, trial.spec(), task=trial.dataset.task, status=status, error=error)
     result.reasons = explain_nulls(result)
     return result
+
+
+def _way(trial: Trial) -> Callable[[Trial, TrialWriter | Onlooker, str | None], Result]:
+    """How a trial comes to its result."""
+    if trial.baseline is not None:
+        return _baseline
+    if task_of(trial.dataset).needs_gpu and not torch.cuda.is_available():
+        return _predict
+    return _train
+
+
+def _train(trial: Trial, writer: TrialWriter | Onlooker, git: str | None) -> Result:
+    return Training(trial, writer).run(git)
+
+
+def _predict(trial: Trial, writer: TrialWriter | Onlooker, git: str | None) -> Result:
+    writer.begin(epochs=1, resumed=None)
+    return predicted_result(trial, git=git)
 
 
 def finish(trial: Trial, writer: TrialWriter, result: Result) -> None:
@@ -170,6 +191,7 @@ class Training:
         self.accelerator = accelerator_for(trial)
         self.ranks = Ranks(self.accelerator, trial.resources.strategy)
         self.device = self.accelerator.device
+        self.meter = GpuMeter(self.device)
         self.task = task_of(trial.dataset)
         self.train, test, validation, data_digest = self.task.load(trial, self.device)
         if len(self.train) < self.settings.batch_size:
@@ -195,7 +217,8 @@ class Training:
         self.best: dict[str, Tensor] | None = None
         self.fingerprint = self._fingerprint()  # once: it reads all source, and later edits are not what runs
         self.progress = self._begin(seeds)
-        if self.progress.epoch:
+        self.resumed = self.progress.epoch > 0
+        if self.resumed:
             self.starved()  # the first step, which it is for, was seen
         self.timer = StepTimer(self.device, earlier=self.progress.times)
         self.memory = MemoryWindow(self.device, earlier=self.progress.peaks)
@@ -346,13 +369,16 @@ class Training:
         outcome = task.evaluate(self.model, self.test, trial, self.ranks)
         evaluation_time = time.perf_counter() - clock
         memory.end_evaluation()
-        peaks = {key: getattr(memory, key) for key in (*GPU_PEAKS, "host_peak")}
+        peaks = memory.peaks() | {"eval_peak": memory.eval_peak, "device": self.meter.memory()}
         shared = self.ranks.numbers(peaks)  # before what is no part of training or evaluation: votes, the adapter
         ballot = task.vote(self.model, self.voted, trial, self.ranks) if self.voted is not None else None
         votes = {} if ballot is None else {"vote": ballot.columns()["prediction"]}
         self.writer.write_predictions({**outcome.columns(), **votes})
         with self.ranks.whole(self.attached.model):
             size = self._save_adapter()
+            ended = time.perf_counter()
+            latencies = [self._latency(clouds) for clouds in BATCHES]
+        energy = self._energy()
         times = self.timer.median()
         precision = precision_on(self.device, trial.resources.precision)
         predicted = known(key_of(trial, precision=precision))
@@ -380,26 +406,43 @@ class Training:
                 data=times.data if times else None,
                 throughput=self.settings.batch_size / times.step if times else None,
                 evaluate=evaluation_time,
-                total=earlier + time.perf_counter() - self.began,
+                latency=latencies[0],
+                latency_32=latencies[1],
+                total=earlier + ended - self.began,
                 startup=self.progress.startup,
             ),
-            compute=self._compute(),
+            compute=self._compute(energy),
             storage=Storage(adapter=size),
             environment=environment(
                 self.device,
                 precision=precision,
                 threads=torch.get_num_threads(),
                 git=git,
-            ),
+            )
+            | ({"gpu_busy": self.meter.busy} if self.meter.busy else {}),
             digests=self.digests,
-            reasons=({} if memory_estimated is not None else {"memory.estimated": NO_ESTIMATE})
+            reasons=self.meter.reasons
+            | ({} if memory_estimated is not None else {"memory.estimated": NO_ESTIMATE})
             | ({} if self.device.type == "cuda" else {f"memory.{key}": NO_GPU for key in ONLY_GPU}),
         )
 
-    def _compute(self) -> Compute:
-        """What was counted in the first step; every process did as much."""
+    def _latency(self, clouds: int) -> float:
+        """Of the trained model on clouds without a shape."""
+        inputs = [part.to(self.device) for part in self.task.random_batch(self.trial, clouds).inputs]
+        with self.accelerator.autocast():
+            return latency(self.attached.model.eval(), inputs)
+
+    def _energy(self) -> int | None:
+        """Joules of the GPUs of all processes."""
+        joules = self.meter.energy(whole=not self.resumed)
+        spent = self.ranks.numbers({"energy": None if joules is None else round(joules)})["energy"]
+        return sum(spent) if spent else None
+
+    def _compute(self, energy: int | None) -> Compute:
+        """FLOPs as counted in the first step; every process did as many."""
         flops = self.flops.counted
-        return Compute(flops_forward=flops.forward, flops_train=flops.train * self.ranks.count) if flops else Compute()
+        counted = {"flops_forward": flops.forward, "flops_train": flops.train * self.ranks.count} if flops else {}
+        return Compute(energy=energy, **counted)
 
     def _save_adapter(self) -> int:
         """Write what turns the base weights into the trained model (harness.adapter). Returns the files' size."""
