@@ -15,9 +15,10 @@ from harness import registry
 from harness.children import in_children
 from harness.cluster import Cluster, join
 from harness.data.dataset import Declaration
-from harness.errors import UserError
+from harness.errors import UserError, did_you_mean
 from harness.models.weights import data_root, find_weights
 from harness.prediction import Progress
+from harness.reporter import as_reporter
 from harness.result import Result
 from harness.schedule import Job, Observer, bundle, gpus_here, planned_order, run_jobs
 from harness.shared import marked
@@ -178,19 +179,38 @@ def check(trials: Sequence[Trial]) -> dict[str, float]:
     return {t.identity: seconds[combination(t)] for t in trials if t.baseline is None}
 
 
-def write_reports(store: Store, suite: str) -> tuple[list[Path], list[str]]:
-    """All reports of a suite, from its results on disk: the files, and what went wrong with others.
+def write_reports(
+    store: Store,
+    suite: str,
+    *,
+    formats: Sequence[str] | None = None,
+    folder: Path | None = None,
+    reference: str | None = None,
+) -> tuple[list[Path], list[str]]:
+    """Reports of a suite, from its results on disk: what was written, and what went wrong with others.
 
-    A reporter that fails takes no other down with it.
+    `formats` are names of reporters, by default those of a run's end; `folder` is by default the suite's own; methods
+    are compared with `reference`. A reporter that fails takes no other down with it. Raises UserError for a suite
+    that never ran here, an unknown format or a reference that is no method of the suite.
     """
-    results = store.load(suite)
-    folder = store.suite_folder(suite) / "report"
+    results = replace(store.load(suite), yardstick=reference)
+    methods = {entry.method for entry in results.entries if not entry.reference}
+    if reference is not None and reference not in methods:
+        hint = did_you_mean(reference, methods)
+        raise UserError(f"suite '{suite}' has no method '{reference}' to compare with; {hint}")
+    folder = folder if folder is not None else store.suite_folder(suite) / "report"
     paths, problems = [], []
-    for name in registry.names("reporters"):
+    for name in formats if formats is not None else registry.names("reporters"):
+        if formats is not None and name not in registry.names("reporters"):
+            raise UserError(registry.explain_unknown("reporters", name))
         path = folder / f"leaderboard.{name}"
         try:
+            reporter = as_reporter(name, registry.get("reporters", name))
+            if formats is None and not reporter.after_run:
+                continue
+            path = folder / reporter.file
             folder.mkdir(parents=True, exist_ok=True)
-            registry.get("reporters", name)(results, path)
+            reporter(results, path)
         except OSError as error:
             problems.append(f"{path}: cannot be written ({error.strerror or error})")
         except UserError as error:

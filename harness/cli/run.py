@@ -235,12 +235,27 @@ def validate(
 def report(
     suite: Annotated[str, typer.Argument(help="Name or file of a suite that ran into the output folder.")],
     output: Output = Path("results"),
+    reference: Annotated[
+        str | None,
+        typer.Option(
+            "--reference", metavar="METHOD", help="Compare the others with this method, by default what trains most."
+        ),
+    ] = None,
+    formats: Annotated[
+        list[str] | None,
+        typer.Option("--format", metavar="NAME,NAME", help="Write these only; `harness list` names the reporters."),
+    ] = None,
+    to: Annotated[
+        Path | None, typer.Option("--to", metavar="DIR", help="Write there, not to OUTPUT/SUITE/report.")
+    ] = None,
 ) -> None:
-    """Write the reports of a suite again, from the results on disk."""
+    """Write the reports of a suite again, figures included, from the results on disk (docs/reports.md)."""
+    from harness import registry
     from harness.run import write_reports
     from harness.store import Store
 
-    paths, problems = write_reports(Store(output), suite_name(suite))
+    chosen = [name for names in formats or () for name in names.split(",") if name] or registry.names("reporters")
+    paths, problems = write_reports(Store(output), suite_name(suite), formats=chosen, folder=to, reference=reference)
     for path in paths:
         typer.echo(path)
     for problem in problems:

@@ -63,7 +63,7 @@ def test_every_format_says_what_the_number_is(results: SuiteResults, tmp_path: P
         assert words in page and words in text
     for written in (page, text):
         assert "accuracy" not in written.lower().replace("accuracy of scores", "")
-    assert '<h2 id="h-picture">Instance mIoU against trainable parameters</h2>' in page
+    assert "<h3>Instance mIoU against trainable parameters</h3>" in page
     tidy.write_csv(results, tmp_path / "a.csv")
     with (tmp_path / "a.csv").open() as file:
         rows = [row for row in csv.DictReader(file) if row["dataset"] == DATASET]
