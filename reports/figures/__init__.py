@@ -36,7 +36,7 @@ def drawn(results: SuiteResults) -> Iterator[tuple[str, Figure]]:
     from reports.build import leaderboard
     from reports.classes import by_class
     from reports.curves import bands
-    from reports.figures import classes, costs, scores, training
+    from reports.figures import batches, classes, costs, scores, training
 
     board = leaderboard(results)
     named = [
@@ -44,6 +44,7 @@ def drawn(results: SuiteResults) -> Iterator[tuple[str, Figure]]:
         ("score_against_memory", costs.against(board, costs.memory_key(board))),
         ("score_against_step_time", costs.against(board, "time.step")),
         ("memory_breakdown", costs.memory(board)),
+        ("memory_against_batch", batches.memory(results.entries)),
         ("seeds", scores.seeds(board)),
         ("ranks", scores.ranks(board)),
     ]
