@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
-import shutil
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
@@ -24,6 +24,7 @@ from harness.store import SuiteResults
 from reports import columns, details, panels, tables
 from reports.build import leaderboard
 from reports.classes import ByClass, by_class
+from reports.clearing import clear
 from reports.curve_panels import CurvePanel, curve_panels
 from reports.curves import bands
 from reports.leaderboard import Leaderboard, capitalise
@@ -32,6 +33,7 @@ from reports.statistics import Summary
 
 FOLDER = Path(__file__).parent
 STRIP_WIDTH = 92.0
+TRIAL_PAGE = re.compile(r"\d{3,}\.html")
 MOST_FOR_PICTURES = 2_000
 """Of larger suites curves and predictions are not read for the page's pictures, which would take most of its time."""
 MOST_CLASSES = 60
@@ -79,9 +81,9 @@ def write(results: SuiteResults, path: Path) -> None:
     """One HTML file and, of a large suite, the pages of its trials beside it."""
     pages = details.trial_pages(results)
     folder = path.with_name(f"{path.stem}_trials")
-    shutil.rmtree(folder, ignore_errors=True)
+    clear(folder, TRIAL_PAGE)
     if pages.beside:
-        folder.mkdir(parents=True)
+        folder.mkdir(parents=True, exist_ok=True)
         for number, entries, found in details.beside(results, pages):
             own: dict[str, Any] = {"index": details.index(entries, None), "details": found, "folder": ""}
             page = _fill("trial_page.html.j2", own, name=results.name, back=path.name)

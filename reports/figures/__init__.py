@@ -6,27 +6,40 @@ or of what trials left, and returns a matplotlib figure, or None where there is 
 
 from __future__ import annotations
 
-import shutil
+import re
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from harness.atomic import write_atomically
 from harness.reporter import Reporter
 from harness.store import SuiteResults
+from reports.clearing import clear
+from reports.evidence import MOST_TRIALS
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+MOST_ROWS = 16
+"""No figure holds more rows and stays readable: the first of the leaderboard."""
+NAMES = re.compile(r"(score_against_\w+|memory_\w+|seeds|ranks|curves_\w+|classes_\d+|confusion_\d+)\.(svg|pdf)")
+"""What this writes."""
+
 
 def write(results: SuiteResults, folder: Path) -> None:
-    """All figures into a folder of their own, which holds nothing else."""
+    """All figures into a folder; those of an earlier report go."""
+    from reports.build import leaderboard
     from reports.figures import style
 
-    shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir(parents=True)
+    clear(folder, NAMES)
+    folder.mkdir(parents=True, exist_ok=True)
+    whole = leaderboard(results)
+    cut = f"the first {MOST_ROWS} of {len(whole.rows)} rows of the leaderboard" if len(whole.rows) > MOST_ROWS else ""
     with style.applied():
         for name, figure in drawn(results):
+            if cut:
+                figure.suptitle(cut, fontsize=7.5, color="#666666")
             for kind in ("svg", "pdf"):
                 write_atomically(folder / f"{name}.{kind}", style.saved(figure, kind))
 
@@ -39,6 +52,8 @@ def drawn(results: SuiteResults) -> Iterator[tuple[str, Figure]]:
     from reports.figures import batches, classes, costs, scores, training
 
     board = leaderboard(results)
+    board = replace(board, rows=board.rows[:MOST_ROWS])
+    small = len(results.entries) <= MOST_TRIALS
     named = [
         ("score_against_parameters", costs.against(board, "parameters.trainable")),
         ("score_against_memory", costs.against(board, costs.memory_key(board))),
@@ -49,7 +64,8 @@ def drawn(results: SuiteResults) -> Iterator[tuple[str, Figure]]:
         ("ranks", scores.ranks(board)),
     ]
     named += [
-        (f"curves_{name.replace('/', '_')}", training.curves(board, name, b)) for name, b in bands(results).items()
+        (f"curves_{name.replace('/', '_')}", training.curves(board, name, b))
+        for name, b in (bands(results) if small else {}).items()
     ]
     for number, table in enumerate(by_class(results)):
         named.append((f"classes_{number + 1}", classes.accuracy(board, table)))

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from harness.store import SuiteResults
+from harness.store import Store, SuiteResults
 from reports.build import leaderboard
 from reports.classes import by_class, class_names
 from reports.curves import Band, band, bands, read_curves
@@ -68,6 +68,15 @@ def test_everything_is_drawn_once_and_the_same_each_time(folder: SuiteResults, t
     assert all(content == (tmp_path / "one" / f"{name}.svg").read_bytes() for name, content in again.items())
 
 
+def test_what_is_not_ours_stays(tmp_path: Path) -> None:
+    folder = tmp_path / "figures"
+    folder.mkdir()
+    for name in ("seeds.svg", "mine.pdf", "seeds.png"):
+        (folder / name).write_text("earlier")
+    write(SuiteResults("empty", "", "0" * 16, ()), folder)
+    assert {path.name for path in folder.iterdir()} == {"mine.pdf", "seeds.png"}
+
+
 def test_nothing_to_draw_is_nothing(tmp_path: Path) -> None:
     write(SuiteResults("empty", "", "0" * 16, ()), tmp_path / "figures")
     assert list((tmp_path / "figures").iterdir()) == []
@@ -114,5 +123,6 @@ def test_classes_are_named_by_an_adapters_card(folder: SuiteResults) -> None:
     card = folder.output / "trials" / folder.entries[0].id / "adapter" / "adapter_config.json"
     card.parent.mkdir()
     card.write_text('{"classes": ["chair", "table", "lamp"]}')
-    assert class_names(folder, folder.entries[0].dataset, 3) == ("chair", "table", "lamp")
-    assert class_names(folder, folder.entries[0].dataset, 4)[0] == "class 0", "too few names are no names"
+    again = Store(folder.output).load("small")
+    assert class_names(again, folder.entries[0].dataset, 3) == ("chair", "table", "lamp")
+    assert class_names(again, folder.entries[0].dataset, 4)[0] == "class 0", "too few names are no names"
