@@ -198,11 +198,11 @@ def write_reports(
     if reference is not None and reference not in methods:
         hint = did_you_mean(reference, methods)
         raise UserError(f"suite '{suite}' has no method '{reference}' to compare with; {hint}")
+    if unknown := [name for name in formats or () if name not in registry.names("reporters")]:
+        raise UserError("\n".join(registry.explain_unknown("reporters", name) for name in unknown))
     folder = folder if folder is not None else store.suite_folder(suite) / "report"
     paths, problems = [], []
     for name in formats if formats is not None else registry.names("reporters"):
-        if formats is not None and name not in registry.names("reporters"):
-            raise UserError(registry.explain_unknown("reporters", name))
         path = folder / f"leaderboard.{name}"
         try:
             reporter = as_reporter(name, registry.get("reporters", name))

@@ -1,0 +1,76 @@
+"""`harness report`: which formats, compared with what, written where; one clear error for what is wrong."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from harness import registry
+from harness.cli import main
+from harness.reporter import Reporter, as_reporter
+from harness.run import write_reports
+from tests.reports.synthetic import synthetic, write_folder
+
+
+@pytest.fixture
+def output(tmp_path: Path) -> Path:
+    write_folder(synthetic(), tmp_path / "results")
+    return tmp_path / "results"
+
+
+def run(*arguments: str) -> int:
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(SystemExit) as ended:
+        patch.setattr("sys.argv", ["harness", *arguments])
+        main()
+    return int(ended.value.code or 0)
+
+
+def test_chosen_formats_are_written_where_asked(
+    output: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    paper = tmp_path / "paper"
+    code = run("report", "quickstart", "-o", str(output), "--format", "tex,trials_csv", "--to", str(paper))
+    assert code == 0 and {path.name for path in paper.iterdir()} == {"leaderboard.tex", "trials.csv"}
+    assert capsys.readouterr().out.split() == [str(paper / "leaderboard.tex"), str(paper / "trials.csv")]
+    assert not (output / "quickstart" / "report").exists()
+
+
+def test_the_reference_is_what_others_are_compared_with(output: Path) -> None:
+    assert run("report", "quickstart", "-o", str(output), "--format", "json", "--reference", "lora") == 0
+    board = json.loads((output / "quickstart" / "report" / "leaderboard.json").read_text())["leaderboard"]
+    assert board["versus"]["yardstick"] == "lora"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--reference", "lorra"], "no method 'lorra' to compare with; did you mean 'lora'?"),
+        (["--format", "html,pdf"], "unknown reporter 'pdf'"),
+    ],
+)
+def test_a_wrong_name_writes_nothing(
+    arguments: list[str], words: str, output: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run("report", "quickstart", "-o", str(output), *arguments) == 2
+    assert words in capsys.readouterr().err and not (output / "quickstart" / "report").exists()
+
+
+def test_a_run_leaves_the_figures_to_the_command(output: Path) -> None:
+    from harness.store import Store
+
+    paths, problems = write_reports(Store(output), "quickstart")
+    names = {path.name for path in paths}
+    assert not problems and "figures" not in names
+    assert {"leaderboard.html", "leaderboard.tex", "trials.csv", "trials.parquet"} <= names
+    assert not registry.get("reporters", "figures").after_run
+
+
+def test_a_plain_function_is_a_reporter() -> None:
+    def write(results: object, path: Path) -> None:
+        path.write_text("x")
+
+    assert as_reporter("slides", write).file == "leaderboard.slides" and as_reporter("slides", write).after_run
+    own = Reporter(write, "slides.txt")
+    assert as_reporter("slides", own) is own
