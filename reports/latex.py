@@ -15,11 +15,14 @@ from harness.atomic import write_atomically
 from harness.store import SuiteResults
 from reports.build import leaderboard
 from reports.columns import NOTHING, Column, mean_and_sd
-from reports.leaderboard import Cell, Leaderboard, Published, Row
+from reports.comparison import Standing
+from reports.leaderboard import Cell, Leaderboard, Published, Row, capitalise, leads
+from reports.statistics import Summary
 from reports.tables import PUBLISHED, pareto_sentence, published_difference, published_text
 
 LONGEST = 120
 """Characters of a name; longer ones are cut off, as no table could hold them."""
+MACHINE = ("CPU", "GPU", "precision")
 COSTS = ("parameters.trainable", "memory.train_peak", "time.step")
 SPECIAL = {
     "\\": r"\textbackslash{}",
@@ -99,11 +102,12 @@ def _character(character: str) -> str:
 
 
 def _table(board: Leaderboard, rows: Sequence[Row], number: int, groups: int, references: Sequence[Row]) -> str:
-    columns = [column for column in board.columns() if column.key in COSTS]
+    empty = {column.key for column, _ in board.empty_columns()}
+    columns = [column for column in board.columns() if column.key in COSTS and column.key not in empty]
     several = len(board.datasets) > 1
     header = [*map(escape, board.datasets), *(["Overall"] if several else [])]
     titles = ["Method", *header, *(escape(_title(column)) for column in columns)]
-    lines = [r"\begin{table}[htbp]", r"\centering", rf"\caption{{{_caption(board, number, groups)}}}"]
+    lines = [r"\begin{table}[htbp]", r"\centering", rf"\caption{{{_caption(board, rows, number, groups)}}}"]
     lines += [r"\resizebox{\ifdim\width>\linewidth\linewidth\else\width\fi}{!}{"]
     lines += [rf"\begin{{tabular}}{{l{'r' * (len(titles) - 1)}}}", r"\toprule", _line(titles), r"\midrule"]
     for index, (backbone, members) in enumerate(groupby(sorted(rows, key=_by_backbone), key=lambda row: row.backbone)):
@@ -130,9 +134,16 @@ def _title(column: Column) -> str:
     return f"{column.title} ({column.unit})" if column.unit else column.title
 
 
-def _caption(board: Leaderboard, number: int, groups: int) -> str:
+def _caption(board: Leaderboard, rows: Sequence[Row], number: int, groups: int) -> str:
     group = f" Group {number + 1} of {groups} by protocol." if groups > 1 else ""
-    return f"{escape(board.name)}.{group} {escape(board.how_to_read, longest=2_000)}"
+    repeats = sorted({cell.summary.n for row in rows for cell in row.cells if cell.summary is not None})
+    span = f"{repeats[0]}" if len(repeats) == 1 else f"{repeats[0]} to {repeats[-1]}" if repeats else "no"
+    what = "; ".join(dict.fromkeys(headline.meaning for headline in board.headlines))
+    text = (
+        f"{capitalise(what)} in percent, mean ± sample standard deviation over {span} seeds (folds). Bold: the best mean "
+        "and, marked ≈, all that the 95 % intervals of paired differences do not separate from it."
+    )
+    return f"{escape(board.name)}.{group} {escape(text, longest=2_000)}"
 
 
 def _row(row: Row, columns: Sequence[Column], several: bool) -> list[str]:
@@ -140,7 +151,7 @@ def _row(row: Row, columns: Sequence[Column], several: bool) -> list[str]:
     name = escape(row.method) + variant + (r" $\blacklozenge$" if row.pareto else "")
     cells = [name, *map(_cell, row.cells)]
     if several:
-        cells.append(escape(mean_and_sd(row.overall)) if row.overall is not None else escape(NOTHING))
+        cells.append(_score(row.overall, row.standing))
     lines = [_line([*cells, *(escape(column.show(row.cost(column.key).value)) for column in columns)])]
     if any(cell.published for cell in row.cells):
         known = [_grey("; ".join(map(_published, cell.published))) if cell.published else "" for cell in row.cells]
@@ -160,9 +171,14 @@ def _grey(text: str) -> str:
 def _cell(cell: Cell) -> str:
     if cell.summary is None:
         return escape(cell.gaps or NOTHING)
-    shown = escape(("≈ " if cell.standing == "level" else "") + mean_and_sd(cell.summary))
-    marked = rf"\textbf{{{shown}}}" if cell.leads else shown
-    return marked + (rf" {{\footnotesize ({escape(cell.gaps)})}}" if cell.gaps else "")
+    return _score(cell.summary, cell.standing) + (rf" {{\footnotesize ({escape(cell.gaps)})}}" if cell.gaps else "")
+
+
+def _score(summary: Summary | None, standing: Standing | None) -> str:
+    if summary is None:
+        return escape(NOTHING)
+    shown = escape(("≈ " if standing == "level" else "") + mean_and_sd(summary))
+    return rf"\textbf{{{shown}}}" if leads(summary, standing) else shown
 
 
 def _footnotes(board: Leaderboard, rows: Sequence[Row]) -> list[str]:
@@ -170,7 +186,6 @@ def _footnotes(board: Leaderboard, rows: Sequence[Row]) -> list[str]:
     notes = [*board.notices, *board.protocol, pareto_sentence(board)]
     if any(cell.published for row in rows for cell in row.cells):
         notes.append(PUBLISHED)
-    notes += [
-        f"{what}: {'; '.join(values)}." for what, values in board.environment if what in ("CPU", "GPU", "precision")
-    ]
-    return [rf"\par\smallskip{{\footnotesize {escape(note, longest=2_000)}\par}}" for note in notes if note]
+    machine = [f"{what}: {', '.join(values)}" for what, values in board.environment if what in MACHINE]
+    notes.append("; ".join(machine))
+    return [rf"\par\smallskip{{\raggedright\footnotesize {escape(note, longest=2_000)}\par}}" for note in notes if note]
