@@ -140,8 +140,8 @@ def _caption(board: Leaderboard, rows: Sequence[Row], number: int, groups: int) 
     span = f"{repeats[0]}" if len(repeats) == 1 else f"{repeats[0]} to {repeats[-1]}" if repeats else "no"
     what = "; ".join(dict.fromkeys(headline.meaning for headline in board.headlines))
     text = (
-        f"{capitalise(what)} in percent, mean ± sample standard deviation over {span} seeds (folds). Bold: the best mean "
-        "and, marked ≈, all that the 95 % intervals of paired differences do not separate from it."
+        f"{capitalise(what)} in percent, mean ± sample standard deviation over {span} seeds (folds). Bold: the best "
+        "mean and, marked ≈, all that the 95 % intervals of paired differences do not separate from it."
     )
     return f"{escape(board.name)}.{group} {escape(text, longest=2_000)}"
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -65,6 +67,19 @@ def test_a_run_leaves_the_figures_to_the_command(output: Path) -> None:
     assert not problems and "figures" not in names
     assert {"leaderboard.html", "leaderboard.tex", "trials.csv", "trials.parquet"} <= names
     assert not registry.get("reporters", "figures").after_run
+
+
+@pytest.mark.slow
+def test_what_a_run_writes_needs_no_matplotlib(output: Path) -> None:
+    """It takes a second to import, and a run would wait for it."""
+    program = (
+        "import sys; from pathlib import Path; from harness import registry; from harness.reporter import as_reporter; "
+        "from harness.store import Store; output = Path(sys.argv[1]); results = Store(output).load('quickstart'); "
+        "found = [as_reporter(name, registry.get('reporters', name)) for name in registry.names('reporters')]; "
+        "[one(results, output / one.file) for one in found if one.after_run]; "
+        "sys.exit(1 if 'matplotlib' in sys.modules or 'torch' in sys.modules else 0)"
+    )
+    assert subprocess.run([sys.executable, "-c", program, str(output)], check=False).returncode == 0
 
 
 def test_a_plain_function_is_a_reporter() -> None:
