@@ -52,6 +52,7 @@ def arguments() -> argparse.ArgumentParser:
     parser.add_argument("--frozen-batchnorm", choices=("batch", "running"), default="batch")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--huge-pages", type=int, choices=(0, 1), default=1, help="as harness.launch has them: 1")
     parser.add_argument("--checkout", default=str(HERE.parents[1]), help="whose harness and methods are measured")
     parser.add_argument("--steps", type=int, default=5)
     parser.add_argument("--warmup", type=int, default=2)
@@ -102,6 +103,7 @@ class Worker:
             "PYTHONPATH": str(Path(setting.checkout).resolve()),
             "OMP_NUM_THREADS": threads,
             "MKL_NUM_THREADS": threads,
+            "THP_MEM_ALLOC_ENABLE": str(setting.huge_pages),
         }
         self.process = subprocess.Popen(
             [sys.executable, str(HERE), "--worker", *options],
