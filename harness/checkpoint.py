@@ -11,6 +11,7 @@ import hashlib
 import json
 import random
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,8 @@ from torch import Tensor
 
 from harness.method import Attached
 
+States = dict[int, dict[str, Tensor]]
+"""An optimiser's state: tensors by number and name. Where DeepSpeed divides it, all processes' parts, stacked."""
 SHARE = 0.02
 """At most this part of a training's time goes into checkpoints."""
 
@@ -99,7 +102,7 @@ def pack(
     progress: Progress,
     attached: Attached,
     best: dict[str, Tensor] | None,
-    optimizer: torch.optim.Optimizer,
+    optimizer: States,
     streams: Streams,
     scaler: Any = None,
 ) -> bytes:
@@ -108,7 +111,7 @@ def pack(
     tensors = {f"model/{name}": tensor for name, tensor in attached.changing().items()}
     tensors |= {f"best/{name}": tensor for name, tensor in (best or {}).items()}
     tensors |= {f"random/{name}": tensor for name, tensor in random_tensors.items()}
-    for index, state in optimizer.state_dict()["state"].items():
+    for index, state in optimizer.items():
         tensors |= {f"optimizer/{index}/{name}": tensor for name, tensor in state.items()}
     tensors = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
     header = {
@@ -134,7 +137,7 @@ def resume(
     *,
     fingerprint: dict[str, Any],
     attached: Attached,
-    optimizer: torch.optim.Optimizer,
+    restore_optimizer: Callable[[States], None],
     streams: Streams,
     scaler: Any = None,
 ) -> tuple[Progress, dict[str, Tensor] | None]:
@@ -166,11 +169,11 @@ def resume(
     if {k: v.shape for k, v in parts["model"].items()} != {k: v.shape for k, v in attached.changing().items()}:
         raise NotResumable("the checkpoint holds other tensors than this training")
     attached.restore(parts["model"])
-    states: dict[int, dict[str, Tensor]] = {}
+    states: States = {}
     for name, tensor in parts["optimizer"].items():
         index, _, key = name.partition("/")
         states.setdefault(int(index), {})[key] = tensor
-    optimizer.load_state_dict({"state": states, "param_groups": optimizer.state_dict()["param_groups"]})
+    restore_optimizer(states)
     if scaler is not None:
         scaler.load_state_dict(scale)
     streams.restore(parts["random"], rest)

@@ -12,7 +12,6 @@ from pathlib import Path
 
 import psutil
 
-from harness.result import UNFINISHED
 from harness.store import Store
 from harness.trial_folder import ADAPTER, ADAPTER_HEAD, CHECKPOINT, TrialFolder
 
@@ -61,7 +60,7 @@ def _litter(folder: TrialFolder, *, checkpoints: bool, adapters: bool) -> Iterat
     for temporary in sorted(folder.temporary()):
         yield Litter(temporary, _size(temporary), "left by a writer that died")
     result = folder.result()
-    if result is None or result.status in UNFINISHED:
+    if result is None or result.unfinished:
         return
     if checkpoints and (folder.path / CHECKPOINT).is_file():
         yield Litter(folder.path / CHECKPOINT, _size(folder.path / CHECKPOINT), "checkpoint of a trial that has ended")

@@ -6,6 +6,7 @@ asked by a process of its own (`python -m harness.cluster`), which is given up a
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
@@ -24,7 +25,7 @@ CONNECT_SECONDS = 5.0
 """For the first sign of the head node."""
 ANSWER_SECONDS = 60.0
 """For all nodes to have told what they are."""
-QUIET = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0"}
+QUIET = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0", "RAY_DEDUP_LOGS": "0"}
 
 
 @dataclass(frozen=True)
@@ -163,6 +164,8 @@ def _list(lines: Sequence[str]) -> list[str]:
 def _resolve(address: str) -> str:
     """HOST:PORT of an address. Raises UserError where nothing listens."""
     if address == "auto":
+        for name, value in QUIET.items():  # Ray reads them when it is imported
+            os.environ.setdefault(name, value)
         from ray._private.services import canonicalize_bootstrap_address
 
         try:
@@ -230,8 +233,10 @@ def main(address: str) -> None:
 
 def _ask(question: dict[str, Any]) -> list[dict[str, Any]]:
     import ray
+    from ray.exceptions import RayError
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
+    deadline = time.monotonic() + ANSWER_SECONDS
     alive = [node for node in ray.nodes() if node["Alive"]]
 
     def on(node: dict[str, Any], function: Any) -> Any:
@@ -245,11 +250,11 @@ def _ask(question: dict[str, Any]) -> list[dict[str, Any]]:
     for node, call in zip(alive, calls, strict=True):
         facts, ahead, error = None, 0.0, 0.0
         if call in done:
-            facts = ray.get(call)
-            before = time.time()
-            there = ray.get(on(node, machine.clock).remote(), timeout=ANSWER_SECONDS)
-            error = (time.time() - before) / 2
-            ahead = there - before - error
+            with contextlib.suppress(RayError):  # gone since, or too slow: no answer
+                told, before = ray.get(call), time.time()
+                there = ray.get(on(node, machine.clock).remote(), timeout=max(1.0, deadline - time.monotonic()))
+                error = (time.time() - before) / 2
+                facts, ahead = told, there - before - error
         resources = node["Resources"]
         found.append(
             {

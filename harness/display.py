@@ -37,21 +37,29 @@ def outcome(result: Result) -> str:
     """One trial's end in a few words."""
     if result.status == "done" and result.score is not None:
         return f"{result.headline.title} {100 * result.score:.1f} %"
+    if result.status == "done":
+        return "done"
     return f"{result.status}: {(result.error or '').splitlines()[0] if result.error else ''}"
+
+
+MEMORIES = {"train_peak": "GPU (MB)", "estimated": "GPU, estimated (MB)"}
+"""Columns of the short leaderboard, where there are such numbers."""
 
 
 def leaderboard_table(results: SuiteResults) -> Table:
     """A short leaderboard for the terminal; the reports have the intervals and all the rest."""
-    datasets = list(dict.fromkeys(entry.dataset for entry in results.entries))
-    found = (entry.result for entry in results.entries if entry.result is not None and entry.result.score is not None)
-    measures = " and ".join(sorted({result.headline.title for result in found})) or "results"
-    title = f"{measures} in %, mean ± sd over seeds or folds"
+    finished = [entry.result for entry in results.entries if entry.result is not None and entry.result.status == "done"]
+    measures = " and ".join(sorted({result.headline.title for result in finished if result.score is not None}))
+    datasets = list(dict.fromkeys(entry.dataset for entry in results.entries)) if measures else []
+    memories = [key for key in MEMORIES if any(getattr(result.memory, key) is not None for result in finished)]
+    title = f"{measures} in %, mean ± sd over seeds or folds" if measures else "costs"
     table = Table(title=title, title_justify="left", box=None, padding=(0, 2))
     table.add_column("method")
     for dataset in datasets:
         table.add_column(dataset, justify="right")
     table.add_column("trainable", justify="right")
-    table.add_column("step (ms)", justify="right")
+    for title in ("step (ms)", *(MEMORIES[key] for key in memories)):
+        table.add_column(title, justify="right")
     rows: dict[tuple[bool, str, str], list[Entry]] = {}
     for entry in results.entries:
         rows.setdefault((entry.reference, entry.method, entry.backbone), []).append(entry)
@@ -67,8 +75,14 @@ def leaderboard_table(results: SuiteResults) -> Table:
             *(_mean_and_deviation(entries, dataset) for dataset in datasets),
             f"{max(counts):,}" if counts else "–",
             f"{1000 * statistics.median(steps):.1f}" if steps else "–",
+            *(_largest(done, key) for key in memories),
         )
     return table
+
+
+def _largest(results: Sequence[Result], key: str) -> str:
+    found = [size for result in results if (size := getattr(result.memory, key)) is not None]
+    return f"{max(found) / 1e6:,.0f}" if found else "–"
 
 
 def _mean_and_deviation(entries: Sequence[Entry], dataset: str) -> str:

@@ -69,10 +69,19 @@ INSTANCE_MIOU = Headline(
     ignores=("method.pool",),
     beside=("point_accuracy", "category_miou"),
 )
+NO_SCORE = Headline(
+    key="score",
+    title="score",
+    meaning="nothing: random clouds have no score",
+    mean_key="class_score",
+    mean_title="class score",
+)
+"""Of trials that are for what they cost; such fields there are none."""
 HEADLINES = {
     "classification": ACCURACY,
     "few-shot classification": ACCURACY,
     "part segmentation": INSTANCE_MIOU,
+    "cost": NO_SCORE,
 }
 """By the task of the dataset."""
 

@@ -52,6 +52,8 @@ class Errand:
 
     identity: str
     spec: dict[str, Any]
+    task: str
+    """Of its dataset."""
     timeout: float
     threads: int
     processes: int
@@ -62,26 +64,39 @@ class Errand:
     """Stamp of a final result that is to be replaced (`--retry`, stale data)."""
     attempts: int = 0
     """Attempts before this run."""
+    share: float = 1.0
+    """The part of a GPU that it gets (harness.sharing)."""
 
     @classmethod
-    def of(cls, trial: Trial, *, replaces: str | None = None, attempts: int = 0) -> Self:
+    def of(cls, trial: Trial, *, replaces: str | None = None, attempts: int = 0, share: float = 1.0) -> Self:
         """Pack a trial."""
         resources = trial.resources
         return cls(
             identity=trial.identity,
             spec=trial.spec(),
+            task=trial.dataset.task,
             timeout=resources.timeout,
             threads=resources.cpus_per_process,
             processes=trial.processes,
             packed=pickle.dumps(trial),
             replaces=replaces,
             attempts=attempts,
+            share=share,
         )
 
+    def came_to(self, status: Status, error: str) -> Result:
+        """The result when the trial's own processes leave none."""
+        return failure(self.identity, self.spec, task=self.task, status=status, error=error)
+
     def settled(self, folder: TrialFolder) -> Result | None:
-        """The result that this run has nothing to add to: not the one to be replaced, none that says to go on."""
+        """The result that this run has nothing to add to: not the one to be replaced, none that says to go on.
+
+        One that was crowded out settles an errand with a part of a GPU; another one, with a whole GPU, follows.
+        """
         result = folder.result()
         if result is None or result.status == "interrupted" or folder.stamp() == self.replaces:
+            return None
+        if result.crowded and self.share == 1:
             return None
         retried = len(result.attempts) - self.attempts > MAX_LOST
         return result if result.status != "lost" or retried else None
@@ -160,6 +175,7 @@ def _child(
     """In a process of a trial. `voice` tells why nothing can be written, or how one of several processes failed."""
     enter_child(environment | place.environment(), errand.threads, writer.path / "log.txt")
     from harness.processes import join, leave
+    from harness.sharing import keep_to
     from harness.train import attempt, finish
 
     trial, first = pickle.loads(errand.packed), place.index == 0
@@ -168,7 +184,10 @@ def _child(
             writer.adopt()
         if place.count > 1:
             join(place.rendezvous, index=place.index, count=place.count)
+        keep_to(errand.share)
         result = attempt(trial, writer if first else Onlooker(writer.path), git=git)
+        if errand.share < 1:
+            result.environment["gpu_share"] = errand.share
         if first and (place.count == 1 or result.status == "done"):
             finish(trial, writer, result)
         elif result.status != "done":
@@ -240,7 +259,7 @@ class _Crew:
         self, errand: Errand, writer: TrialWriter, git: str | None, environment: dict[str, str], *, rendezvous: Path
     ) -> None:
         self.said: list[Any] = []
-        """In the order of saying: texts of CannotWrite, results of failed processes."""
+        """Texts of CannotWrite and results of failed processes; what is heard in one look, by process."""
         self.broken: int | None = None
         """The exit code of the first process found dead by something else than its own end."""
         self.voices: list[Connection] = []
@@ -291,7 +310,7 @@ class _Crew:
 
 
 def _record(errand: Errand, writer: TrialWriter, *, status: Status, error: str) -> Result:
-    result = failure(errand.identity, errand.spec, status=status, error=error)
+    result = errand.came_to(status, error)
     writer.finish(result)
     return result
 

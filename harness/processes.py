@@ -8,7 +8,7 @@ many there are; only dropout differs. The first process alone writes.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from datetime import timedelta
 from itertools import islice
@@ -21,6 +21,7 @@ from accelerate.utils import DeepSpeedPlugin, DistributedDataParallelKwargs, Ini
 from torch import Tensor, distributed, nn
 from torch.optim import Optimizer
 
+from harness.checkpoint import States
 from harness.evaluation import Item, precision_on
 from harness.method import Attached
 from harness.models.batchnorm import make_global
@@ -73,11 +74,8 @@ class Ranks:  # satisfies harness.evaluation.Processes
     def __init__(self, accelerator: Accelerator, strategy: str = "ddp") -> None:
         self.accelerator, self.strategy = accelerator, strategy
         self.index, self.count = accelerator.process_index, accelerator.num_processes
-
-    @property
-    def resumable(self) -> bool:
-        """Whether one process holds all that a checkpoint needs; DeepSpeed divides the optimiser's state."""
-        return self.strategy == "ddp"
+        self.zero: Any = None
+        """DeepSpeed's optimiser around ours, where there is one."""
 
     @property
     def first(self) -> bool:
@@ -101,14 +99,16 @@ class Ranks:  # satisfies harness.evaluation.Processes
 
             whole = _Whole(attached.model)
             set_z3_leaf_module(whole, True)
-            engine, optimizer = self.accelerator.prepare(whole, optimizer)
-            return _Divided(engine, attached.model), optimizer
+            engine, wrapped = self.accelerator.prepare(whole, optimizer)
+            self.zero = wrapped.optimizer
+            return _Divided(engine, attached.model), wrapped
         if self.accelerator.ddp_handler is not None:
             self.accelerator.ddp_handler.find_unused_parameters = bool(attached.dead)
         with warnings.catch_warnings():  # torch's new name for `broadcast_buffers` is not Accelerate's yet
             warnings.filterwarnings("ignore", "`broadcast_buffers` is deprecated", FutureWarning)
-            model, optimizer = self.accelerator.prepare(attached.model, optimizer)
-        return model, optimizer
+            model, wrapped = self.accelerator.prepare(attached.model, optimizer)
+        self.zero = wrapped.optimizer if self.strategy in ZERO_STAGES else None
+        return model, wrapped
 
     def part(self, rows: Tensor) -> Tensor:
         """This process's rows of a global batch (B, ...) -> (B / count, ...)."""
@@ -150,16 +150,53 @@ class Ranks:  # satisfies harness.evaluation.Processes
         table = (self._gathered(own[None]) if self.count > 1 else own[None]).T.tolist()
         return {name: None if min(row) < 0 else row for name, row in zip(values, table, strict=True)}
 
+    def of_first(self, flag: bool) -> bool:
+        """What the first process says, for what all must do alike or not at all."""
+        if self.count == 1:
+            return flag
+        told = torch.tensor([flag], dtype=torch.uint8, device=self.accelerator.device)
+        distributed.broadcast(told, 0)
+        return bool(told)
+
     @contextmanager
     def whole(self, model: nn.Module, *, changing: bool = False) -> Iterator[None]:
         """Within, every process sees whole parameters, divided ones too (ZeRO-3); `changing` if it sets them."""
-        if self.strategy != "zero3":
-            yield
-            return
-        import deepspeed
+        if self.strategy == "zero3":
+            import deepspeed
 
-        with deepspeed.zero.GatheredParameters(list(model.parameters()), modifier_rank=0 if changing else None):
+            with deepspeed.zero.GatheredParameters(list(model.parameters()), modifier_rank=0 if changing else None):
+                yield
+        else:
             yield
+        if self.zero is not None and changing:
+            self.zero.refresh_fp32_params()  # DeepSpeed updates copies
+
+    def optimizer_state(self, optimizer: Optimizer) -> States:
+        """All of an optimiser's state, the same in every process; every process must ask."""
+        if self.zero is None:
+            found: States = optimizer.state_dict()["state"]
+            return found
+        states = (optimizer.state[part] for part in self._own_parts())
+        return {
+            number: {name: self._gathered(value[None]).cpu() for name, value in state.items()}  # (count, ...)
+            for number, state in enumerate(states)
+        }
+
+    def restore_optimizer(self, optimizer: Optimizer, states: States) -> None:
+        """Put `optimizer_state` back."""
+        if self.zero is None:
+            optimizer.load_state_dict({"state": states, "param_groups": optimizer.state_dict()["param_groups"]})
+            return
+        for number, part in enumerate(self._own_parts()):
+            own = {name: values[self.index] for name, values in states[number].items()}
+            optimizer.state[part] = {name: value.to(part.device).clone() for name, value in own.items()}
+
+    def _own_parts(self) -> Sequence[Tensor]:
+        """What DeepSpeed's optimiser updates in this process: flat pieces of all parameters, as long in every one."""
+        zero = self.zero
+        parts = zero.fp32_partitioned_groups_flat if self.strategy == "zero3" else zero.single_partition_of_fp32_groups
+        found: Sequence[Tensor] = parts
+        return found
 
     def take_buffers_of_first(self, model: nn.Module) -> None:
         """Give every process the first one's buffers: statistics of batch norms are taken from own rows."""
@@ -169,11 +206,14 @@ class Ranks:  # satisfies harness.evaluation.Processes
 
     @staticmethod
     def _gathered(tensor: Tensor) -> Tensor:
-        """Tensors (b, ...) of one shape from all processes, one after the other."""
-        world = distributed.get_world_size()
-        parts = [torch.empty_like(tensor) for _ in range(world)]
-        distributed.all_gather(parts, tensor.contiguous())
-        return torch.cat(parts)
+        """Tensors (b, ...) of one shape from all processes, one after the other.
+
+        They go as bytes: NCCL and gloo have no int16, which parts of point clouds come in.
+        """
+        raw = tensor.contiguous().flatten().view(torch.uint8)
+        parts = [torch.empty_like(raw) for _ in range(distributed.get_world_size())]
+        distributed.all_gather(parts, raw)
+        return torch.cat(parts).view(tensor.dtype).view(-1, *tensor.shape[1:])
 
 
 class _Whole(nn.Module):

@@ -135,4 +135,4 @@ def _misfit(kind: Kind, plugin: Any) -> str | None:
 
             return None if isinstance(plugin, Declaration) else "an instance of a Dataset"
         case "reporters":
-            return None if callable(plugin) else "a function write(results, path)"
+            return None if callable(plugin) else "a function write(results, path), or a Reporter"

@@ -61,6 +61,8 @@ class Memory(Record):
     host_peak: int | None = None
     train_peak_sum: int | None = None
     host_peak_sum: int | None = None
+    retries: int | None = None
+    """How often the CUDA allocator had to give cached memory back and try again: then peaks say less."""
 
 
 class Time(Record):
@@ -70,6 +72,10 @@ class Time(Record):
     data: float | None = None
     throughput: float | None = None
     evaluate: float | None = None
+    latency: float | None = None
+    """Of one cloud, forward."""
+    latency_32: float | None = None
+    """Of 32 clouds."""
     total: float | None = None
     startup: float | None = None
 
@@ -112,6 +118,16 @@ class Result(Record):
     reasons: dict[str, str] = {}
 
     @property
+    def crowded(self) -> bool:
+        """Out of memory on a part of a GPU: that says nothing of what it does with a whole one."""
+        return self.status == "oom" and bool(self.environment.get("gpu_share"))
+
+    @property
+    def unfinished(self) -> bool:
+        """Whether the trial is still to be run."""
+        return self.status in UNFINISHED or self.crowded
+
+    @property
     def headline(self) -> Headline:
         """What results of this task are judged by; those of a task of a newer harness, by their accuracy."""
         return HEADLINES.get(self.task, ACCURACY)
@@ -119,7 +135,7 @@ class Result(Record):
     @property
     def score(self) -> float | None:
         """The headline number."""
-        value: float | None = getattr(self.metrics, self.headline.key)
+        value: float | None = getattr(self.metrics, self.headline.key, None)
         return value
 
 

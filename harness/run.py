@@ -4,25 +4,25 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import multiprocessing
 import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache
-from multiprocessing.connection import Connection
 from pathlib import Path
 
 from harness import registry
+from harness.children import in_children
 from harness.cluster import Cluster, join
 from harness.data.dataset import Declaration
-from harness.errors import UserError
-from harness.forking import without_main
-from harness.launch import enter_child, trial_environment
+from harness.errors import UserError, did_you_mean
 from harness.models.weights import data_root, find_weights
-from harness.result import UNFINISHED, Result
+from harness.prediction import Progress
+from harness.reporter import as_reporter
+from harness.result import Result
 from harness.schedule import Job, Observer, bundle, gpus_here, planned_order, run_jobs
 from harness.shared import marked
+from harness.sharing import gpu_memory, may_share, shares
 from harness.store import Store
 from harness.suite import Suite
 from harness.tasks import task_of
@@ -76,6 +76,20 @@ def check_gpus(trials: Sequence[Trial]) -> None:
         )
 
 
+def with_shares(jobs: Sequence[Job], *, cluster: Cluster | None, progress: Progress) -> list[Job]:
+    """Jobs with the part of a GPU that each may have: all of it after it was crowded out, or where sizes are unknown.
+
+    What is not known yet is predicted, in seconds for each combination.
+    """
+    gpus = cluster.gpus if cluster is not None else gpus_here()
+    small = [job.trial for job in jobs if may_share(job.trial, gpus=gpus) and not job.crowded]
+    memory = gpu_memory(cluster) if small else None
+    if memory is None:
+        return list(jobs)
+    parts = shares(small, memory=memory, progress=progress)
+    return [replace(job, share=parts.get(job.trial.identity, 1.0)) for job in jobs]
+
+
 def join_cluster(address: str, trials: Sequence[Trial], store: Store) -> Cluster:
     """The cluster that is to run trials, when all its nodes can. Raises UserError."""
     root = data_root().resolve()
@@ -117,8 +131,8 @@ def to_run(trials: Sequence[Trial], store: Store, *, retry: Sequence[str] = ()) 
     for trial in trials:
         folder = store.trial(trial.identity)
         stamp, result = folder.stamp(), folder.result()
-        if result is None or result.status in UNFINISHED:
-            left.append(Job(trial, attempts=folder.attempts()))
+        if result is None or result.unfinished:
+            left.append(Job(trial, attempts=folder.attempts(), crowded=result is not None and result.crowded))
         elif result.status in retry or (result.status == "done" and at_hand.differ(trial, result)):
             left.append(Job(trial, replaces=stamp, attempts=folder.attempts()))
     return left
@@ -143,55 +157,60 @@ class DigestsAtHand:
         return trial.baseline is None and weights != "random" and result.digests.get("weights") != self.weights(weights)
 
 
-def _check_in_child(trials: list[Trial], pipe: Connection) -> None:
-    enter_child(trial_environment(threads=1, gpus="", data=data_root()), 1, Path("/dev/null"))
-    from harness.check import dry_step
-
-    for trial in trials:
-        pipe.send(dry_step(trial))
-
-
 def check(trials: Sequence[Trial]) -> dict[str, float]:
-    """One dry step of every distinct combination; returns seconds per step by identity. Raises UserError."""
-    from harness.check import combination
+    """One dry step of every distinct combination; returns seconds per step by identity. Raises UserError.
+
+    One after the other: steps side by side would time each other.
+    """
+    from harness.check import combination, dry_step
 
     distinct = {combination(trial): trial for trial in trials if trial.baseline is None}
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["harness.check"])
-    receiver, sender = context.Pipe(duplex=False)
-    process = context.Process(target=_check_in_child, args=(list(distinct.values()), sender), daemon=True)
-    with without_main():
-        process.start()
-    sender.close()
+    keys, ones = list(distinct), list(distinct.values())
     seconds: dict[tuple[str, ...], float] = {}
     problems = []
-    for key, trial in distinct.items():
-        try:
-            step = receiver.recv()
-        except EOFError:
-            raise UserError(f"--check: the dry step of {trial.name} killed its process (out of memory?)") from None
-        if step.problem:
-            problems.append(f"{trial.method_label} on {trial.backbone_label}, {trial.dataset.name}: {step.problem}")
-        seconds[key] = step.seconds
-    process.join()
+    for index, step in in_children(dry_step, ones, preload="harness.check", workers=1):
+        trial = ones[index]
+        problem = step.problem if step is not None else "its process was killed (out of memory?)"
+        if problem:
+            problems.append(f"{trial.method_label} on {trial.backbone_label}, {trial.dataset.name}: {problem}")
+        seconds[keys[index]] = step.seconds if step is not None else 0.0
     if problems:
         raise UserError("the dry step before the run failed (--no-check skips it):\n" + "\n".join(problems))
     return {t.identity: seconds[combination(t)] for t in trials if t.baseline is None}
 
 
-def write_reports(store: Store, suite: str) -> tuple[list[Path], list[str]]:
-    """All reports of a suite, from its results on disk: the files, and what went wrong with others.
+def write_reports(
+    store: Store,
+    suite: str,
+    *,
+    formats: Sequence[str] | None = None,
+    folder: Path | None = None,
+    reference: str | None = None,
+) -> tuple[list[Path], list[str]]:
+    """Reports of a suite, from its results on disk: what was written, and what went wrong with others.
 
-    A reporter that fails takes no other down with it.
+    `formats` are names of reporters, by default those of a run's end; `folder` is by default the suite's own; methods
+    are compared with `reference`. A reporter that fails takes no other down with it. Raises UserError for a suite
+    that never ran here, an unknown format or a reference that is no method of the suite.
     """
-    results = store.load(suite)
-    folder = store.suite_folder(suite) / "report"
+    results = replace(store.load(suite), yardstick=reference)
+    methods = {entry.method for entry in results.entries if not entry.reference}
+    if reference is not None and reference not in methods:
+        hint = did_you_mean(reference, methods)
+        raise UserError(f"suite '{suite}' has no method '{reference}' to compare with; {hint}")
+    folder = folder if folder is not None else store.suite_folder(suite) / "report"
     paths, problems = [], []
-    for name in registry.names("reporters"):
+    for name in formats if formats is not None else registry.names("reporters"):
+        if formats is not None and name not in registry.names("reporters"):
+            raise UserError(registry.explain_unknown("reporters", name))
         path = folder / f"leaderboard.{name}"
         try:
+            reporter = as_reporter(name, registry.get("reporters", name))
+            if formats is None and not reporter.after_run:
+                continue
+            path = folder / reporter.file
             folder.mkdir(parents=True, exist_ok=True)
-            registry.get("reporters", name)(results, path)
+            reporter(results, path)
         except OSError as error:
             problems.append(f"{path}: cannot be written ({error.strerror or error})")
         except UserError as error:

@@ -8,14 +8,16 @@ itself writes goes to a temporary folder. Results are read from the store.
 from __future__ import annotations
 
 import contextlib
+import gc
 import logging
 import os
+import sys
 import tempfile
 import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from importlib import import_module
 from pathlib import Path
@@ -26,12 +28,12 @@ from harness.cluster import Cluster
 from harness.errors import UserError
 from harness.launch import MAX_LOST, Errand
 from harness.models.weights import data_root
-from harness.result import Result
+from harness.result import Result, Status
 from harness.shared import Mark, marked
 from harness.stopping import stop_on_signals
 from harness.store import Store
 from harness.trial import Trial
-from harness.trial_folder import CannotWrite
+from harness.trial_folder import CannotWrite, TrialFolder
 from harness.worker import start_keeper, start_launchers, work
 
 POLL_SECONDS = 0.5
@@ -42,6 +44,7 @@ DYING_SECONDS = 5.0
 
 QUIET = {
     "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_DEDUP_LOGS": "0",  # what it keeps back to compare is printed when Ray is left, into our own output
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "1",
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
     "TUNE_DISABLE_SIGINT_HANDLER": "1",
@@ -75,11 +78,20 @@ class Job:
     """Stamp of a final result that is to be replaced (`--retry`, stale data)."""
     attempts: int = 0
     """Attempts before this run."""
+    share: float = 1.0
+    """The part of a GPU that it gets (harness.sharing)."""
+    crowded: bool = False
+    """Whether an earlier run found a part of a GPU too small for it."""
 
     @cached_property
     def errand(self) -> Errand:
         """The job as workers get it."""
-        return Errand.of(self.trial, replaces=self.replaces, attempts=self.attempts)
+        return Errand.of(self.trial, replaces=self.replaces, attempts=self.attempts, share=self.share)
+
+    def close(self, folder: TrialFolder, status: Status, error: str) -> Result | None:
+        """Write the trial's result where its processes are gone and left none (harness.trial_folder)."""
+        task, replaces = self.trial.dataset.task, self.replaces
+        return folder.close(self.trial.spec(), task=task, status=status, error=error, replaces=replaces)
 
 
 @dataclass
@@ -107,10 +119,10 @@ def gpus_here() -> int:
     return torch.cuda.device_count() if torch.cuda.is_available() else 0
 
 
-def bundle(trial: Trial, *, gpus: int) -> dict[str, float]:
-    """What a trial reserves: one bundle, as its processes live on one node."""
+def bundle(trial: Trial, *, gpus: int, share: float = 1.0) -> dict[str, float]:
+    """What a trial reserves: one bundle, as its processes live on one node. `share` is the part of a GPU for each."""
     wanted = trial.resources.gpus_per_process if trial.baseline is None else 0
-    per_process = min(1, gpus) if wanted is None else wanted
+    per_process = share * (min(1, gpus) if wanted is None else wanted)
     found = {"CPU": float(trial.resources.cpus_per_process * trial.processes)}
     return found | ({"GPU": float(per_process * trial.processes)} if per_process else {})
 
@@ -161,19 +173,20 @@ def run_jobs(
     os.environ.update(QUIET | {key: os.environ[key] for key in QUIET if key in os.environ})
     sweep_scratch()
     gpus = cluster.gpus if cluster is not None else gpus_here()
-    bundles = [bundle(job.trial, gpus=gpus) for job in jobs]
+    bundles = [bundle(job.trial, gpus=gpus, share=job.share) for job in jobs]
     threads = [int(reserved["CPU"]) for reserved in bundles]
     fitting = slots_of(bundles, cluster) if cluster is not None else max(1, (os.cpu_count() or 1) // min(threads))
     slots = max_concurrent or fitting
     os.environ.setdefault("TUNE_MAX_PENDING_TRIALS_PG", str(slots + 1))
-    import ray
+    import ray  # noqa: F401 – before the thread that imports more of it
 
     threading.Thread(target=import_module, args=("harness.tune_parts",), daemon=True).start()  # a second of imports
+    launchers: list[Any] = []
     with stop_on_signals(observer.stopping) as take_signals, _chatter_to(store.output / "ray.log"):
         try:
             _connect(cluster, cpus=max(os.cpu_count() or 1, *threads))
             take_signals()  # Ray has taken SIGTERM
-            launchers = start_launchers(0)  # their fork servers get ready meanwhile
+            launchers += start_launchers(0)  # their fork servers get ready meanwhile
             with contextlib.ExitStack() as until_the_end:
                 mark = until_the_end.enter_context(marked(store.output)) if cluster is not None else None
                 launchers += [start_keeper()] if cluster is not None else []
@@ -183,8 +196,10 @@ def run_jobs(
         except CannotWrite as problem:
             outcome.problem = str(problem)
         finally:
-            outcome.leaving = threading.Thread(target=ray.shutdown)
-            outcome.leaving.start()
+            launchers.clear()
+            outcome.leaving = _leave()
+            if sys.exc_info()[0] is not None:  # its traceback holds parts of Ray
+                outcome.leaving.join()
         if outcome.interrupted or outcome.problem:
             outcome.leaving.join()
             with contextlib.suppress(CannotWrite):
@@ -205,6 +220,27 @@ def _connect(cluster: Cluster | None, *, cpus: int) -> None:
         ray.init(address=cluster.address, **common)
     except (ConnectionError, RuntimeError, OSError) as error:
         raise UserError(f"--address {cluster.address}: the cluster was there and is gone again ({error})") from None
+
+
+def _leave() -> threading.Thread:
+    """Shut Ray down in the background. The caller holds nothing of Ray any more.
+
+    While Ray shuts down, a reference to one of its objects that goes in another thread ends the whole process. So what
+    is garbage goes before, and what is not is kept from the garbage collector until Ray has gone.
+    """
+    import ray
+
+    def shut_down() -> None:
+        try:
+            ray.shutdown()
+        finally:
+            gc.unfreeze()
+
+    gc.collect()
+    gc.freeze()
+    thread = threading.Thread(target=shut_down)
+    thread.start()
+    return thread
 
 
 @contextlib.contextmanager
@@ -247,12 +283,15 @@ def _rounds(jobs: Sequence[Job], launchers: list[Any], *, store: Store, observer
         for job in left:
             folder = store.trial(job.trial.identity)
             result = job.errand.settled(folder)
+            if result is not None and result.crowded:
+                waiting.append(replace(job, share=1.0))
+                continue
             if result is None and job in free and folder.running() is None:
                 vanished[job.trial.identity] += 1
                 begun = folder.attempts() - job.attempts
                 if max(vanished[job.trial.identity], begun) > MAX_LOST:
                     error = "the worker that ran it vanished, every time"
-                    result = folder.close(job.trial.spec(), status="lost", error=error, replaces=job.replaces)
+                    result = job.close(folder, "lost", error)
                     if result is not None:
                         observer.finished(job.trial, result)
             elif result is not None and job not in free:
@@ -283,7 +322,7 @@ def _round(
         logging.getLogger(name).setLevel(logging.CRITICAL)  # what ends a worker goes to the trial's log
 
     plan = list(jobs)
-    bundles = [bundle(job.trial, gpus=gpus) for job in plan]
+    bundles = [bundle(job.trial, gpus=gpus, share=job.share) for job in plan]
     errands = [job.errand for job in plan]
     output, data = store.output.resolve(), data_root().resolve()
     where = {"generation": generation, "output": output, "data": data, "git": git, "mark": mark}
@@ -318,7 +357,7 @@ def _close_interrupted(jobs: Sequence[Job], store: Store, *, why: str) -> None:
         for job in list(left):
             folder = folders[job.trial.identity]
             if folder.running() is None:
-                folder.close(job.trial.spec(), status="interrupted", error=f"{why}; the next run goes on with it")
+                job.close(folder, "interrupted", f"{why}; the next run goes on with it")
                 left.remove(job)
         if left:
             time.sleep(0.1)

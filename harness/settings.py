@@ -137,7 +137,8 @@ class Resources(Section):
     gradients too (`zero2`), parameters too (`zero3`)."""
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "fp32"
     """Of the forward pass. `auto`: bf16 on GPUs that have it, fp16 on others, fp32 on processors."""
-    gpus: Literal["exclusive"] = "exclusive"
+    gpus: Literal["exclusive", "shared"] = "exclusive"
+    """`shared`: small trials of one process take parts of a GPU. Their times and memory are not ranked."""
     timeout: Duration = 43200.0
     """Seconds, or text such as `15m` or `12h`."""
 

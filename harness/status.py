@@ -179,7 +179,7 @@ def _seconds_left(results: SuiteResults, leases: dict[str, Lease]) -> float | No
         if results.chosen and entry.id not in results.chosen:
             continue
         lease = leases.get(entry.id)
-        if lease is None and entry.result is not None and entry.result.status not in UNFINISHED:
+        if lease is None and entry.result is not None and not entry.result.unfinished:
             continue
         known = next((durations[key] for key in _kinds(entry) if key in durations), None)
         if known is None:

@@ -63,8 +63,16 @@ class SuiteResults:
     """Trials that this run was asked for."""
     driver: Holder | None = None
     """The process of this run, alive or not."""
+    output: Path | None = field(default=None, compare=False, repr=False)
+    """The results folder, where trials left their curves, predictions and logs; None: there are the results alone."""
+    yardstick: str | None = None
+    """The method that others are compared with, by the suite's label; None leaves the choice to the report."""
     worked_out: dict[str, Any] = field(default_factory=dict, init=False, compare=False, repr=False)
     """What one report works out of the results and the next one need not again."""
+
+    def folder(self, entry: Entry) -> TrialFolder | None:
+        """What a trial left, where the results folder is at hand."""
+        return TrialFolder(self.output / "trials" / entry.id) if self.output is not None else None
 
 
 @contextlib.contextmanager
@@ -194,6 +202,7 @@ class Store:
                 command=tuple(index.get("command", ())),
                 chosen=frozenset(index.get("chosen", ())),
                 driver=Holder.model_validate(index["driver"]) if "driver" in index else None,
+                output=self.output,
             )
         except (KeyError, TypeError, ValidationError):
             path = self.suite_folder(name) / "suite.json"

@@ -15,6 +15,7 @@ import time
 import traceback
 from collections.abc import Callable
 from dataclasses import asdict, astuple
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -31,11 +32,15 @@ from harness.data.splits import Split, load_splits, test_batches
 from harness.errors import UserError
 from harness.evaluation import Evaluation, precision_on
 from harness.headline import others
+from harness.measure.cost import predicted_result
 from harness.measure.environment import code_digest, cpu_name, environment, libraries
 from harness.measure.flops import Flops, StepFlops
+from harness.measure.latency import BATCHES, latency
 from harness.measure.memory import NO_ESTIMATE, NO_GPU, NOT_YET, MemoryWindow
+from harness.measure.nvml import GpuMeter
 from harness.measure.steps import StepTimer
 from harness.optimizer import AdamW
+from harness.prediction import key_of, known
 from harness.processes import Ranks, accelerator_for
 from harness.result import Compute, Parameters, Result, Status, Storage, Time
 from harness.result import Memory as MemoryRecord
@@ -55,8 +60,8 @@ from harness.trial_folder import (
 )
 
 MINIMUM_RATE = 1e-6
-GPU_PEAKS = ("train_peak", "train_reserved", "eval_peak", "total_peak")
-ONLY_GPU = (*GPU_PEAKS, "device", "train_peak_sum")
+GPU_PEAKS = ("train_peak", "train_reserved", "eval_peak", "total_peak", "device", "retries")
+ONLY_GPU = (*GPU_PEAKS, "train_peak_sum")
 """Numbers of result.json's `memory` that are of a GPU."""
 
 
@@ -81,15 +86,32 @@ def attempt(trial: Trial, writer: TrialWriter | Onlooker, *, git: str | None = N
     """
     status: Status
     try:
-        result = _baseline(trial, writer, git) if trial.baseline is not None else Training(trial, writer).run(git)
+        result = _way(trial)(trial, writer, git)
     except (LeaseLost, CannotWrite):
         raise
     except Exception as problem:
         status, error = _failure_class(problem)
-        result = failure(trial.identity, trial.spec(), status=status, error=error)
-    result.task = trial.dataset.task
+        result = failure(trial.identity, trial.spec(), task=trial.dataset.task, status=status, error=error)
     result.reasons = explain_nulls(result)
     return result
+
+
+def _way(trial: Trial) -> Callable[[Trial, TrialWriter | Onlooker, str | None], Result]:
+    """How a trial comes to its result."""
+    if trial.baseline is not None:
+        return _baseline
+    if task_of(trial.dataset).needs_gpu and not torch.cuda.is_available():
+        return _predict
+    return _train
+
+
+def _train(trial: Trial, writer: TrialWriter | Onlooker, git: str | None) -> Result:
+    return Training(trial, writer).run(git)
+
+
+def _predict(trial: Trial, writer: TrialWriter | Onlooker, git: str | None) -> Result:
+    writer.begin(epochs=1, resumed=None)
+    return predicted_result(trial, git=git)
 
 
 def finish(trial: Trial, writer: TrialWriter, result: Result) -> None:
@@ -169,6 +191,7 @@ class Training:
         self.accelerator = accelerator_for(trial)
         self.ranks = Ranks(self.accelerator, trial.resources.strategy)
         self.device = self.accelerator.device
+        self.meter = GpuMeter(self.device)
         self.task = task_of(trial.dataset)
         self.train, test, validation, data_digest = self.task.load(trial, self.device)
         if len(self.train) < self.settings.batch_size:
@@ -194,7 +217,8 @@ class Training:
         self.best: dict[str, Tensor] | None = None
         self.fingerprint = self._fingerprint()  # once: it reads all source, and later edits are not what runs
         self.progress = self._begin(seeds)
-        if self.progress.epoch:
+        self.resumed = self.progress.epoch > 0
+        if self.resumed:
             self.starved()  # the first step, which it is for, was seen
         self.timer = StepTimer(self.device, earlier=self.progress.times)
         self.memory = MemoryWindow(self.device, earlier=self.progress.peaks)
@@ -204,25 +228,27 @@ class Training:
         """Go on from the checkpoint, or start: fill what the method fills before training, seed dropout."""
         progress = Progress()
         try:
-            progress, self.best = resume(
-                self.writer.path / CHECKPOINT,
-                fingerprint=self.fingerprint,
-                attached=self.attached,
-                optimizer=self.optimizer,
-                streams=self.streams,
-                scaler=self.accelerator.scaler,
-            )
+            with self.ranks.whole(self.attached.model, changing=True):
+                progress, self.best = resume(
+                    self.writer.path / CHECKPOINT,
+                    fingerprint=self.fingerprint,
+                    attached=self.attached,
+                    restore_optimizer=partial(self.ranks.restore_optimizer, self.optimizer),
+                    streams=self.streams,
+                    scaler=self.accelerator.scaler,
+                )
             print(f"going on after epoch {progress.epoch} of {self.settings.passes}")  # noqa: T201
         except NotResumable as reason:
             if str(reason):
                 print(f"starting anew: {reason}")  # noqa: T201
+        begun = self.ranks.numbers({"epoch": progress.epoch})["epoch"] or []
+        if len(set(begun)) > 1:  # they would average gradients of different models
+            raise RuntimeError(f"the processes found different checkpoints (of epochs {begun}); run the trial again")
+        if not progress.epoch:
             if self.attached.before_training is not None:
                 with self.ranks.whole(self.attached.model, changing=True):
                     self.attached.before_training(clouds for _, clouds in self.task.clouds(self.train, self.trial))
             self.streams.seed(seeds.dropout)
-        begun = self.ranks.numbers({"epoch": progress.epoch})["epoch"] or []
-        if len(set(begun)) > 1:  # they would average gradients of different models
-            raise RuntimeError(f"the processes found different checkpoints (of epochs {begun}); run the trial again")
         self.writer.begin(epochs=self.settings.passes, resumed=progress.epoch or None)
         return progress
 
@@ -250,11 +276,10 @@ class Training:
             self.writer.log_metrics(row)
             self.writer.progress(epoch + 1)
             self.progress.epoch, self.progress.row = epoch + 1, row
-            if pace.due():
+            if self.ranks.of_first(pace.due()):
                 clock = time.perf_counter()
                 self.progress.seconds = earlier + clock - self.began
-                if self.ranks.first and self.ranks.resumable:
-                    self._checkpoint()
+                self._checkpoint()
                 pace.wrote(time.perf_counter() - clock)
         self.memory.end_training()
         return self._finish(git, earlier)
@@ -315,17 +340,22 @@ class Training:
         return self.task.score(self.task.evaluate(self.model, split, self.trial, self.ranks))
 
     def _checkpoint(self) -> None:
+        """What all processes hold together, in one file that the first one writes."""
         self.progress.times, self.progress.peaks = self.timer.times(), self.memory.peaks()
         self.progress.flops = astuple(self.flops.counted) if self.flops.counted else None
-        content = pack(
-            fingerprint=self.fingerprint,
-            progress=self.progress,
-            attached=self.attached,
-            best=self.best,
-            optimizer=self.optimizer,
-            streams=self.streams,
-            scaler=self.accelerator.scaler,
-        )
+        optimizer = self.ranks.optimizer_state(self.optimizer)
+        with self.ranks.whole(self.attached.model):
+            if not self.ranks.first:
+                return
+            content = pack(
+                fingerprint=self.fingerprint,
+                progress=self.progress,
+                attached=self.attached,
+                best=self.best,
+                optimizer=optimizer,
+                streams=self.streams,
+                scaler=self.accelerator.scaler,
+            )
         self.writer.write_file(CHECKPOINT, content)
 
     def _finish(self, git: str | None, earlier: float) -> Result:
@@ -339,14 +369,20 @@ class Training:
         outcome = task.evaluate(self.model, self.test, trial, self.ranks)
         evaluation_time = time.perf_counter() - clock
         memory.end_evaluation()
-        peaks = {key: getattr(memory, key) for key in (*GPU_PEAKS, "host_peak")}
+        peaks = memory.peaks() | {"eval_peak": memory.eval_peak, "device": self.meter.memory()}
         shared = self.ranks.numbers(peaks)  # before what is no part of training or evaluation: votes, the adapter
         ballot = task.vote(self.model, self.voted, trial, self.ranks) if self.voted is not None else None
         votes = {} if ballot is None else {"vote": ballot.columns()["prediction"]}
         self.writer.write_predictions({**outcome.columns(), **votes})
         with self.ranks.whole(self.attached.model):
             size = self._save_adapter()
+            ended = time.perf_counter()
+            latencies = [self._latency(clouds) for clouds in BATCHES]
+        energy = self._energy()
         times = self.timer.median()
+        precision = precision_on(self.device, trial.resources.precision)
+        predicted = known(key_of(trial, precision=precision))
+        memory_estimated = predicted.peak if predicted is not None else None
         headline = task.headline
         last = self.progress.row.get(f"validation/{headline.key}")
         beside = {
@@ -361,6 +397,7 @@ class Training:
             metrics=outcome.metrics().model_copy(update=beside),
             parameters=Parameters(**asdict(self.attached.counts)),
             memory=MemoryRecord(
+                estimated=memory_estimated,
                 **{key: max(values) for key, values in shared.items() if values},
                 **{f"{key}_sum": sum(shared[key] or ()) or None for key in ("train_peak", "host_peak")},
             ),
@@ -369,26 +406,43 @@ class Training:
                 data=times.data if times else None,
                 throughput=self.settings.batch_size / times.step if times else None,
                 evaluate=evaluation_time,
-                total=earlier + time.perf_counter() - self.began,
+                latency=latencies[0],
+                latency_32=latencies[1],
+                total=earlier + ended - self.began,
                 startup=self.progress.startup,
             ),
-            compute=self._compute(),
+            compute=self._compute(energy),
             storage=Storage(adapter=size),
             environment=environment(
                 self.device,
-                precision=precision_on(self.device, trial.resources.precision),
+                precision=precision,
                 threads=torch.get_num_threads(),
                 git=git,
-            ),
+            )
+            | ({"gpu_busy": self.meter.busy} if self.meter.busy else {}),
             digests=self.digests,
-            reasons={"memory.estimated": NO_ESTIMATE}
+            reasons=self.meter.reasons
+            | ({} if memory_estimated is not None else {"memory.estimated": NO_ESTIMATE})
             | ({} if self.device.type == "cuda" else {f"memory.{key}": NO_GPU for key in ONLY_GPU}),
         )
 
-    def _compute(self) -> Compute:
-        """What was counted in the first step; every process did as much."""
+    def _latency(self, clouds: int) -> float:
+        """Of the trained model on clouds without a shape."""
+        inputs = [part.to(self.device) for part in self.task.random_batch(self.trial, clouds).inputs]
+        with self.accelerator.autocast():
+            return latency(self.attached.model.eval(), inputs)
+
+    def _energy(self) -> int | None:
+        """Joules of the GPUs of all processes."""
+        joules = self.meter.energy(whole=not self.resumed)
+        spent = self.ranks.numbers({"energy": None if joules is None else round(joules)})["energy"]
+        return sum(spent) if spent else None
+
+    def _compute(self, energy: int | None) -> Compute:
+        """FLOPs as counted in the first step; every process did as many."""
         flops = self.flops.counted
-        return Compute(flops_forward=flops.forward, flops_train=flops.train * self.ranks.count) if flops else Compute()
+        counted = {"flops_forward": flops.forward, "flops_train": flops.train * self.ranks.count} if flops else {}
+        return Compute(energy=energy, **counted)
 
     def _save_adapter(self) -> int:
         """Write what turns the base weights into the trained model (harness.adapter). Returns the files' size."""
@@ -421,6 +475,7 @@ def _baseline(trial: Trial, writer: TrialWriter | Onlooker, git: str | None) -> 
         id=trial.identity,
         spec=trial.spec(),
         status="done",
+        task=trial.dataset.task,
         metrics=outcome.metrics(),
         time=Time(total=time.perf_counter() - began),
         environment=environment(torch.device("cpu"), precision="fp32", threads=torch.get_num_threads(), git=git),

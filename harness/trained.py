@@ -33,7 +33,7 @@ from harness.errors import UserError
 from harness.evaluation import OneProcess, precision_on
 from harness.models.head import Classifier, Headed
 from harness.models.weights import data_root
-from harness.result import UNFINISHED, Result
+from harness.result import Result
 from harness.store import Store
 from harness.tasks import Outcome, task_of
 from harness.tasks.definition import listed
@@ -300,7 +300,7 @@ def _result(path: Path) -> Result:
         raise UserError(f"{file}: damaged: its specification is not that of trial {result.id}; get it again")
     if result.status != "done":
         said = (result.error or "no reason is known").strip().splitlines()[0]
-        retry = "" if result.status in UNFINISHED else f" --retry {result.status}"
+        retry = "" if result.unfinished else f" --retry {result.status}"
         raise UserError(
             f"trial {result.id} ({path}) ended as {result.status}: {said}\n- to run it again: harness run SUITE{retry}"
         )

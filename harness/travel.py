@@ -26,14 +26,14 @@ from harness.trial_folder import (
     Taken,
     TrialFolder,
     TrialWriter,
-    failure,
 )
 
 LOOK_SECONDS = 5.0
 """Between two looks at a trial that runs elsewhere."""
 MEANWHILE = ("log.txt", "metrics.jsonl", CHECKPOINT)
 """Files that travel while a trial runs."""
-STAYS = ("running.json", "spec.json", ".lock")
+STAYS = ("running.json", "spec.json", "replaced.json")
+"""What a folder says of itself, wherever it lies."""
 
 
 @dataclass
@@ -51,6 +51,13 @@ class Parcel:
     """Why the node's own folder takes no more."""
 
 
+def travels(name: str) -> bool:
+    """Whether a file of a trial's folder goes with it: no hidden one, none outside it, none that stays."""
+    path = PurePosixPath(name)
+    plain = name.isprintable() and path.as_posix() == name and not path.is_absolute()
+    return bool(plain and path.parts) and name not in STAYS and not any(part.startswith(".") for part in path.parts)
+
+
 Stamps = dict[str, tuple[int, int, int]]
 
 
@@ -58,7 +65,7 @@ def pack(folder: TrialFolder, sent: Stamps, *, whole: bool) -> Parcel:
     """What changed since `sent`, which is brought up to date. `whole`: of all files, else of those that grow."""
     lease = folder.lease()
     names = sorted(path.relative_to(folder.path).as_posix() for path in folder.path.rglob("*") if path.is_file())
-    names = [name for name in names if name not in STAYS and not PurePosixPath(name).name.startswith(".")]
+    names = [name for name in names if travels(name)]
     files = {}
     for name in names if whole else MEANWHILE:
         path = folder.path / name
@@ -146,7 +153,7 @@ class Keeper:
                 except RayError as error:
                     gone = isinstance(error, RayActorError)
                     told = "its node or the node's launcher vanished" if gone else f"its node failed: {error}"[:300]
-                    writer.finish(failure(errand.identity, errand.spec, status="lost", error=told))
+                    writer.finish(errand.came_to("lost", told))
                     break
         except CannotWrite as problem:
             return str(problem)
@@ -170,7 +177,7 @@ class Keeper:
         unpack(ray.get(call), writer)
         if folder.result() is None:
             told = "its node lost the folder that it ran in, and with it the result"
-            writer.finish(failure(errand.identity, errand.spec, status="lost", error=told))
+            writer.finish(errand.came_to("lost", told))
 
 
 def unpack(parcel: Parcel, writer: TrialWriter) -> None:
@@ -182,8 +189,8 @@ def unpack(parcel: Parcel, writer: TrialWriter) -> None:
         writer.begin(epochs=parcel.epochs, resumed=parcel.resumed)
     content = parcel.files.pop("result.json", None)
     for name, data in parcel.files.items():
-        if PurePosixPath(name).is_absolute() or ".." in PurePosixPath(name).parts:
-            raise CannotWrite(f"{name}: no name of a trial's file")
+        if not travels(name):
+            raise CannotWrite(f"{name!r} came from the trial's node: no name of a file that travels")
         writer.write_file(name, data)
     if parcel.epochs:
         writer.progress(parcel.done)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any, Literal, Self
 
 import numpy as np
@@ -175,7 +176,7 @@ class Trial:
             "resources": self.resources.model_dump(mode="json", include={"precision", "processes", "strategy"}),
         }
 
-    @property
+    @cached_property
     def identity(self) -> str:
         """16 hexadecimal digits: the hash of the specification. Names the trial's folder."""
         return identity_of(self.spec())

@@ -31,7 +31,7 @@ from pydantic import Field, ValidationError
 
 from harness.atomic import read_json, write_atomically
 from harness.holder import Holder, myself
-from harness.result import UNFINISHED, Result, Status
+from harness.result import Result, Status
 
 SILENCE = 60.0
 """Seconds without a sign of life after which a process on another host is given up. It gives one every few seconds."""
@@ -104,8 +104,14 @@ class TrialFolder:
     def result(self) -> Result | None:
         """The result, or None when there is none, or it is damaged or of another trial."""
         try:
-            result = Result.model_validate_json((self.path / "result.json").read_bytes())
-        except (OSError, ValidationError):
+            return self._result_in((self.path / "result.json").read_bytes())
+        except OSError:
+            return None
+
+    def _result_in(self, content: bytes) -> Result | None:
+        try:
+            result = Result.model_validate_json(content)
+        except ValidationError:
             return None
         return result if result.id == self.identity else None
 
@@ -173,7 +179,9 @@ class TrialFolder:
             write_atomically(self.path / "spec.json", json.dumps(spec, indent=1))
         return TrialWriter(self, token)
 
-    def close(self, spec: dict[str, Any], *, status: Status, error: str, replaces: str | None = None) -> Result | None:
+    def close(
+        self, spec: dict[str, Any], *, task: str, status: Status, error: str, replaces: str | None = None
+    ) -> Result | None:
         """Write the result of a trial whose process is gone and left none. None when it is not ours to close.
 
         A final result stands in the way unless `replaces` is its stamp. Raises CannotWrite.
@@ -183,10 +191,27 @@ class TrialFolder:
             if self._held() or not self._make_way(result, replaces):
                 return None
             attempts = self._attempts_so_far(result, status=status, error=error)
-            result = failure(self.identity, spec, status=status, error=error, attempts=attempts)
+            result = failure(self.identity, spec, task=task, status=status, error=error, attempts=attempts)
             write_atomically(self.path / "result.json", result.model_dump_json(indent=1))
             (self.path / "running.json").unlink(missing_ok=True)
             return result
+
+    def take_in(self, files: Mapping[str, bytes]) -> bool:
+        """Write files of this trial that another folder of it has, finished; result.json last.
+
+        False, and nothing is written, where they hold no final result of this trial, there is one here, or a live
+        process works on it. Raises CannotWrite.
+        """
+        new = self._result_in(files.get("result.json", b""))
+        if new is None or new.unfinished:
+            return False
+        with self._locked():
+            if self._held() or not self._make_way(self.result(), None):
+                return False
+            for name in sorted(files, key=lambda name: name == "result.json"):
+                write_atomically(self.path / name, files[name])
+            (self.path / "running.json").unlink(missing_ok=True)
+        return True
 
     def _held(self) -> bool:
         """Under the lock: whether a live process holds the lease, by the file system's clock, which dated it too."""
@@ -211,7 +236,7 @@ class TrialFolder:
 
     def _make_way(self, result: Result | None, replaces: str | None) -> bool:
         """Set a final result aside if it is the one to be replaced. Returns whether none stands in the way."""
-        if result is None or result.status in UNFINISHED:
+        if result is None or result.unfinished:
             return True
         if self.stamp() != replaces:
             return False
@@ -343,8 +368,16 @@ class Onlooker:
 
 
 def failure(
-    identity: str, spec: dict[str, Any], *, status: Status, error: str, attempts: list[dict[str, Any]] | None = None
+    identity: str,
+    spec: dict[str, Any],
+    *,
+    task: str,
+    status: Status,
+    error: str,
+    attempts: list[dict[str, Any]] | None = None,
 ) -> Result:
-    """The result of a trial that came to nothing."""
+    """The result of a trial that came to nothing; `task` is its dataset's."""
     reasons = {"metrics": f"the trial ended as {status}"}
-    return Result(id=identity, spec=spec, status=status, error=error, attempts=attempts or [], reasons=reasons)
+    return Result(
+        id=identity, spec=spec, task=task, status=status, error=error, attempts=attempts or [], reasons=reasons
+    )

@@ -56,7 +56,9 @@ class Watch(Callback):
         job = self.plan[trial.config["index"]]
         folder = self.store.trial(job.trial.identity)
         result, lease = job.errand.settled(folder), folder.running()
-        if result is not None:
+        if result is not None and result.crowded:
+            self.observer.postponed(job.trial, "it needs more than its part of a GPU, and gets a whole one")
+        elif result is not None:
             self.observer.finished(job.trial, result)
         elif lease is not None:
             self.observer.postponed(job.trial, f"process {lease.pid} on {lease.host} works on it")

@@ -6,19 +6,21 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
+from harness.errors import UserError, did_you_mean
 from harness.result import Result
 from harness.store import Entry, SuiteResults
-from reports import comparison, provenance
+from reports import comparison, evidence, pareto, provenance
 from reports.cells import build_cell, build_costs, lacking, score
 from reports.columns import CHOSEN_ON_TEST, count, listed, percent
 from reports.comparison import OVERALL, Comparison, RowKey, Standing
 from reports.leaderboard import Counts, Leaderboard, Row, Trouble, repeat_name
 from reports.statistics import average_per_repeat, overall, possible
+from reports.versus import Versus, choose, versus
 
 HOW_TO_READ = (
     "Each {title} is the mean over n seeds (folds, where a dataset comes in folds) of the {meaning}, in percent, ± the "
-    "sample standard deviation, with the 95 % interval of that mean; methods marked ≈ are not separated from the best "
-    "mean, which is bold."
+    "sample standard deviation, with the 95 % interval of that mean. Bold: the best mean of a protocol and, marked ≈, "
+    "all that are not separated from it."
 )
 CAVEATS = (
     "Separated means: the 95 % t-interval of the paired differences (same dataset, same seeds) excludes "
@@ -30,6 +32,8 @@ CAVEATS = (
 )
 FLAT = "An interval without width says that all seeds gave the same score, not that the score is certain."
 ERROR_LENGTH = 300
+MOST_IMPOSSIBLE = 5
+"""Trials that a notice names one by one."""
 
 Protocols = tuple[provenance.Protocol, ...]
 Grouped = Mapping[RowKey, Sequence[Entry]]
@@ -76,7 +80,30 @@ def _leaderboard(results: SuiteResults) -> Leaderboard:
         *_aside_notices(board),
         *_impossible_notices(board),
     )
-    return replace(_compared(board), notices=notices, how_to_read=_how_to_read(board))
+    return replace(
+        _compared(board),
+        notices=notices,
+        how_to_read=_how_to_read(board),
+        versus=_versus(board, grouped, results),
+    )
+
+
+def _versus(board: Leaderboard, grouped: Grouped, results: SuiteResults) -> Versus | None:
+    """Every method against the one asked for, or the one that trains most. Raises UserError when it is unknown."""
+    methods = sorted({row.method for row in board.rows if not row.reference})
+    yardstick = results.yardstick or choose(board)
+    if results.yardstick is not None and results.yardstick not in methods:
+        hint = did_you_mean(results.yardstick, methods)
+        raise UserError(f"suite '{results.name}' has no method '{results.yardstick}' to compare with; {hint}")
+    if yardstick is None or len(methods) < 2:
+        return None
+    known = evidence.predictions(results)
+    items = {
+        (key, dataset): evidence.by_run([trial for trial in trials if trial.dataset == dataset], known)
+        for key, trials in (grouped.items() if known else ())
+        for dataset in board.datasets
+    }
+    return versus(board, yardstick, items)
 
 
 def _how_to_read(board: Leaderboard) -> str:
@@ -240,13 +267,40 @@ def _compared(board: Leaderboard) -> Leaderboard:
 
     flat = any(cell.summary is not None and cell.summary.sd == 0 for row in board.rows for cell in row.cells)
     caveats = (*board.caveats, FLAT if flat else "", comparison.about_p_values(comparisons))
+    by, efficient = _efficient(board)
     return replace(
         board,
-        rows=tuple(placed(row) for row in board.rows),
+        rows=tuple(replace(placed(row), pareto=row.key in efficient) for row in board.rows),
+        pareto_by=by,
         comparisons=tuple(comparisons),
         findings=tuple(filter(None, findings)) or ("No method has a result yet.",),
         caveats=tuple(filter(None, caveats)),
     )
+
+
+def _efficient(board: Leaderboard) -> tuple[tuple[str, ...], set[RowKey]]:
+    """By what rows are held against one another, and those that no other row of their section beats in all of it.
+
+    Memory counts where one kind of GPU measured it for all rows; no time, which a busy machine changes.
+    """
+    rows = [row for row in board.rows if not row.reference and row.overall is not None]
+    costs = ["parameters.trainable"]
+    one_gpu = len(dict(board.environment).get("GPU", ())) == 1
+    if one_gpu and all(row.cost("memory.train_peak").value is not None for row in rows):
+        costs.append("memory.train_peak")
+    found: set[RowKey] = set()
+    for section in {row.section for row in rows}:
+        here = [row for row in rows if row.section == section]
+        values = [[row.cost(key).value for key in costs] for row in here]
+        if any(value is None for each in values for value in each):
+            return (), set()
+        points = [
+            (-(row.overall.mean if row.overall is not None else 0.0), *(value or 0.0 for value in each))
+            for row, each in zip(here, values, strict=True)
+        ]
+        found |= {row.key for row, efficient in zip(here, pareto.front(points), strict=True) if efficient}
+    names = {"parameters.trainable": "trainable parameters", "memory.train_peak": "GPU memory"}
+    return (f"the {'overall mean' if len(board.datasets) > 1 else 'mean'}", *(names[key] for key in costs)), found
 
 
 def _counts(entries: Sequence[Entry]) -> Counts:
@@ -294,7 +348,7 @@ def _aside_notices(board: Leaderboard) -> list[str]:
 
 def _impossible_notices(board: Leaderboard) -> list[str]:
     """Accuracies that no number of correct items gives: a result was changed, or is not of this test set."""
-    return [
+    found = [
         f"{board.label(row)} on {cell.dataset}, seed {seed.name}: an accuracy of {100 * seed.score:.4g} % cannot "
         f"occur on a test set of {seed.total:,} items."
         for row in board.rows
@@ -302,6 +356,10 @@ def _impossible_notices(board: Leaderboard) -> list[str]:
         for seed in cell.seeds
         if cell.headline.counted and seed.total and not possible(f"{100 * seed.score:.8f}", seed.total)
     ]
+    more = (
+        [f"{len(found) - MOST_IMPOSSIBLE:,} more trials have such an accuracy."] if len(found) > MOST_IMPOSSIBLE else []
+    )
+    return found[:MOST_IMPOSSIBLE] + more
 
 
 def _protocol_sentences(grouped: Grouped, datasets: Sequence[str]) -> tuple[str, ...]:

@@ -9,9 +9,11 @@ from collections.abc import Iterable, Sequence
 from harness.headline import ACCURACY, Headline
 from harness.result import Result
 from harness.store import Entry
+from reports import published
 from reports.columns import ASIDES, COLUMNS, VOTES, Column
 from reports.leaderboard import Cell, Cost, Score, SeedResult, by_repeat
 from reports.provenance import section
+from reports.resampling import bootstrap_mean
 from reports.statistics import Summary, mean, median, summarise
 
 
@@ -60,10 +62,13 @@ def build_cell(dataset: str, trials: Sequence[Entry], *, protocol: str | None) -
     counts = None
     if len(seeds) == 1 and seeds[0].correct is not None and seeds[0].total is not None:
         counts = (seeds[0].correct, seeds[0].total)
+    scores = list(by_repeat((s.seed, s.fold, s.score) for s in seeds).values())
+    summary, asides = summarise(scores, counts), _asides(trials)
+    done = [entry.result for entry in trials if entry.result is not None and score(entry) is not None]
     return Cell(
         dataset=dataset,
         metric=headline.key,
-        summary=summarise(list(by_repeat((s.seed, s.fold, s.score) for s in seeds).values()), counts),
+        summary=summary,
         class_mean=summarise(list(by_repeat(means).values())),
         categories=tuple((name, summarise(list(by_repeat(found).values()))) for name, found in categories.items()),
         seeds=tuple(seeds),
@@ -74,7 +79,9 @@ def build_cell(dataset: str, trials: Sequence[Entry], *, protocol: str | None) -
         standing=None,
         costs=build_costs(trials),
         over_seeds=_over_seeds(seeds),
-        asides=_asides(trials),
+        asides=asides,
+        bootstrap=bootstrap_mean(scores),
+        published=published.beside(done, headline, summary, asides),
     )
 
 

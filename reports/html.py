@@ -1,29 +1,49 @@
-"""The leaderboard as one self-contained page: sortable table, picture, light and dark, nothing from the network.
+"""The leaderboard as one page that works from a file: tables to sort and filter, pictures, every trial; no network.
 
-Every name and message comes from outside, so the template escapes all of them, and the page's own policy lets no
-script run but the one whose hash it carries.
+Every name and message comes from outside: the template escapes all of them, the script sets text as text, and the
+page's own policy lets no script and no style apply but those whose hashes it carries. With more than
+`details.MOST_TRIALS` trials the details of trials lie in pages beside it, in a folder named after the page.
 """
 
 from __future__ import annotations
 
 import base64
 import hashlib
+import shutil
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from typing import Any
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup, escape
 
 from harness.atomic import write_atomically
 from harness.store import SuiteResults
-from reports import columns, figure
+from reports import columns, details, panels, tables
 from reports.build import leaderboard
+from reports.classes import ByClass, by_class
+from reports.curve_panels import CurvePanel, curve_panels
+from reports.curves import bands
 from reports.leaderboard import Leaderboard, capitalise
+from reports.panels import Panel
 from reports.statistics import Summary
 
 FOLDER = Path(__file__).parent
 STRIP_WIDTH = 92.0
+MOST_FOR_PICTURES = 2_000
+"""Of larger suites curves and predictions are not read for the page's pictures, which would take most of its time."""
+MOST_CLASSES = 60
+MOST_DIFFERENCES = 500
+"""Pairs of methods that the page lists; the JSON file has all of them."""
+NO_TRIALS: Mapping[str, Any] = {"index": details.index((), None), "details": None, "folder": ""}
+PICTURES = (
+    ("parameters.trainable", "Parameters", "trainable parameters"),
+    ("memory.train_peak", "GPU memory", "peak GPU memory in training, MB"),
+    ("memory.host_peak", "Host memory", "peak memory of the process, MB"),
+    ("time.step", "Step time", "time of a training step, ms"),
+)
 
 
 @dataclass(frozen=True)
@@ -35,36 +55,120 @@ class Strip:
     high: float
 
 
+@dataclass(frozen=True)
+class Picture:
+    """Panels of one kind and the button that shows them."""
+
+    id: str
+    button: str
+    title: str
+    axis: str
+    panels: tuple[Panel, ...]
+
+
+@dataclass(frozen=True)
+class ClassTable:
+    """Accuracy by class of every method on one dataset, as shares; None for a class without items."""
+
+    dataset: str
+    names: tuple[str, ...]
+    rows: tuple[tuple[str, tuple[float | None, ...]], ...]
+
+
 def write(results: SuiteResults, path: Path) -> None:
-    """One HTML file."""
-    write_atomically(path, render(leaderboard(results)))
+    """One HTML file and, of a large suite, the pages of its trials beside it."""
+    pages = details.trial_pages(results)
+    folder = path.with_name(f"{path.stem}_trials")
+    shutil.rmtree(folder, ignore_errors=True)
+    if pages.beside:
+        folder.mkdir(parents=True)
+        for number, entries, found in details.beside(results, pages):
+            own: dict[str, Any] = {"index": details.index(entries, None), "details": found, "folder": ""}
+            page = _fill("trial_page.html.j2", own, name=results.name, back=path.name)
+            write_atomically(folder / f"{number:03}.html", page)
+    known = None if pages.beside else details.gathered(results, [entry for page in pages.pages for entry in page])
+    data: dict[str, Any] = {"index": pages.index, "details": known, "folder": folder.name}
+    small = len(results.entries) <= MOST_FOR_PICTURES
+    curves = curve_panels(leaderboard(results), bands(results)) if small else ()
+    classes = by_class(results) if small else ()
+    write_atomically(path, render(leaderboard(results), data=data, curves=curves, classes=classes))
 
 
-def render(board: Leaderboard) -> str:
-    """The page, from the leaderboard alone."""
-    script = (FOLDER / "leaderboard.js").read_text(encoding="utf-8")
+def render(
+    board: Leaderboard,
+    *,
+    data: Mapping[str, Any] = NO_TRIALS,
+    curves: tuple[CurvePanel, ...] = (),
+    classes: tuple[ByClass, ...] = (),
+) -> str:
+    """The page."""
     strips = [_strips([row.cells[index].summary for row in board.rows]) for index in range(len(board.datasets))]
-    return _template().render(
+    pictures = _pictures(board)
+    return _fill(
+        "leaderboard.html.j2",
+        data,
         board=board,
         columns=board.columns(),
         asides=board.asides(),
         strips=strips,
         overall_strips=_strips([row.overall for row in board.rows]),
         strip_width=STRIP_WIDTH,
-        panels=figure.panels(board),
-        policy=policy(script),
-        script=Markup(script),
-        style=Markup((FOLDER / "leaderboard.css").read_text(encoding="utf-8")),
+        pareto=tables.pareto_sentence(board),
+        published=tables.published_table(board),
+        about_published=tables.PUBLISHED,
+        pictures=pictures,
+        curves=curves,
+        classes=_class_tables(board, classes),
+        differences=board.comparisons[:MOST_DIFFERENCES],
+        versus=tables.versus_tables(board) if board.versus is not None else (),
+        versus_notes=tables.versus_notes(board),
+        lines=len(data["index"]["trials"]),
     )
 
 
-def policy(script: str) -> str:
-    """The Content-Security-Policy: nothing from anywhere, no script but this one."""
-    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+def _fill(template: str, data: Mapping[str, Any], **values: Any) -> str:
+    """A page of that template, with the script, the style and the data that every page has."""
+    script, style = page_script(), page_style()
     return (
-        f"default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'sha256-{digest}'; "
+        _environment()
+        .get_template(template)
+        .render(
+            policy=policy(script, style),
+            script=Markup(script),
+            style=Markup(style),
+            data=embedded(data),
+            **values,
+        )
+    )
+
+
+@cache
+def page_script() -> str:
+    """All of a page's script."""
+    return "\n" + "".join((FOLDER / name).read_text(encoding="utf-8") for name in ("leaderboard.js", "trials.js"))
+
+
+@cache
+def page_style() -> str:
+    """All of a page's style."""
+    return "\n" + (FOLDER / "leaderboard.css").read_text(encoding="utf-8")
+
+
+def policy(script: str, style: str) -> str:
+    """The Content-Security-Policy: nothing from anywhere, no script and no style but these."""
+    scripts, styles = (base64.b64encode(hashlib.sha256(text.encode()).digest()).decode() for text in (script, style))
+    return (
+        f"default-src 'none'; img-src data:; style-src 'sha256-{styles}'; script-src 'sha256-{scripts}'; "
         "base-uri 'none'; form-action 'none'"
     )
+
+
+def embedded(data: Any) -> Markup:
+    """Data as JSON inside a script element that is none: no character in it can end the element."""
+    text = details.as_json(data)
+    for character in ("&", "<", ">", "\u2028", "\u2029"):
+        text = text.replace(character, f"\\u{ord(character):04x}")
+    return Markup(text)
 
 
 def breakable(name: str) -> Markup:
@@ -78,7 +182,7 @@ def unbroken(sentence: str) -> str:
 
 
 @cache
-def _template() -> Template:
+def _environment() -> Environment:
     environment = Environment(
         loader=FileSystemLoader(FOLDER),
         autoescape=True,
@@ -95,11 +199,37 @@ def _template() -> Template:
         "n_and_interval": columns.n_and_interval,
         "percent": columns.percent,
         "points": columns.points,
+        "published_difference": tables.published_difference,
+        "published_text": tables.published_text,
         "unbroken": unbroken,
         "value": repr,
     }
     environment.globals["nothing"] = columns.NOTHING
-    return environment.get_template("leaderboard.html.j2")
+    return environment
+
+
+def _pictures(board: Leaderboard) -> tuple[Picture, ...]:
+    """The score against every cost that methods have; host memory only where no GPU was measured."""
+    found = []
+    on_gpu = any(row.cost("memory.train_peak").value is not None for row in board.rows)
+    for key, button, axis in PICTURES:
+        shown = panels.panels(board, key) if key != "memory.host_peak" or not on_gpu else ()
+        if shown:
+            name = key.replace(".", "-")
+            found.append(Picture(f"p-{name}", button, f"{board.measure_title} against {axis}", axis, shown))
+    return tuple(found)
+
+
+def _class_tables(board: Leaderboard, found: tuple[ByClass, ...]) -> tuple[ClassTable, ...]:
+    """Rows in the order of the leaderboard; datasets of very many classes are left to the trials."""
+    made = []
+    for table in found:
+        rows = [row for row in board.rows if row.key in table.confusion]
+        shares = [(board.label(row), table.accuracy(row.key)) for row in rows]
+        lines = tuple((label, tuple(None if s != s else float(s) for s in share)) for label, share in shares)
+        if len(table.names) <= MOST_CLASSES:
+            made.append(ClassTable(table.dataset, table.names, lines))
+    return tuple(made)
 
 
 def _strips(summaries: list[Summary | None]) -> list[Strip | None]:

@@ -1,4 +1,4 @@
-// Sorting by column and the choice of light or dark. The page is complete without it.
+// Light or dark, tooltips, which picture; sorting and filtering of the leaderboard. The page is complete without it.
 "use strict";
 
 (function () {
@@ -26,6 +26,43 @@
   });
   addEventListener("hashchange", () => { const theme = fromAddress(); if (theme) choose(theme); });
   matchMedia("(prefers-color-scheme: dark)").addEventListener("change", show);
+
+  // Tooltips of pictures: at once, by mouse and by touch; without this script browsers show the titles themselves.
+  const tip = document.createElement("div");
+  tip.className = "tip";
+  tip.setAttribute("aria-hidden", "true");  // what it says is in the tables
+  tip.hidden = true;
+  document.body.append(tip);
+  const place = (event) => {
+    const [x, y] = [event.clientX, event.clientY];
+    tip.hidden = false;
+    tip.style.left = `${Math.max(8, Math.min(x + 12, innerWidth - tip.offsetWidth - 8))}px`;
+    tip.style.top = `${y + 18 + tip.offsetHeight > innerHeight ? y - tip.offsetHeight - 10 : y + 16}px`;
+  };
+  for (const mark of document.querySelectorAll(".series")) {
+    const title = mark.querySelector("title");
+    if (!title) continue;
+    const text = title.textContent;
+    title.remove();
+    mark.addEventListener("pointerenter", (event) => { tip.textContent = text; place(event); });
+    mark.addEventListener("pointermove", place);
+    mark.addEventListener("pointerleave", () => { tip.hidden = true; });
+  }
+
+  // One group of pictures at a time; all of them are there without this script, and in print.
+  const choices = document.getElementById("pictures");
+  if (choices) {
+    choices.hidden = false;
+    const buttons = [...choices.querySelectorAll("button")];
+    const pick = (button) => {
+      for (const other of buttons) {
+        other.setAttribute("aria-pressed", String(other === button));
+        document.getElementById(other.dataset.shows).classList.toggle("away", other !== button);
+      }
+    };
+    for (const button of buttons) button.addEventListener("click", () => pick(button));
+    pick(buttons[0]);
+  }
 
   // Sorting: within each body of the table, so that other protocols and references never mix with the rest.
   const table = document.getElementById("leaderboard");
@@ -55,4 +92,15 @@
   for (const header of headers) {
     header.querySelector("button").addEventListener("click", () => sort(header));
   }
+
+  // Filtering: by words in a row's name.
+  const filter = document.getElementById("filter");
+  const rows = [...table.tBodies].flatMap((body) => [...body.rows]).filter((row) => !row.classList.contains("section"));
+  filter.closest("label").hidden = false;
+  filter.addEventListener("input", () => {
+    const wanted = filter.value.toLowerCase().split(/\s+/).filter(Boolean);
+    for (const row of rows) row.hidden = !wanted.every((word) => row.cells[0].textContent.toLowerCase().includes(word));
+    const left = rows.filter((row) => !row.hidden).length;
+    status.textContent = `${left} of ${rows.length} rows.`;
+  });
 })();

@@ -9,11 +9,15 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from harness.headline import ACCURACY, Headline, by_key
 from reports.columns import ASIDES, COLUMNS, Aside, Column
 from reports.comparison import Comparison, Repeat, RowKey, Standing
-from reports.statistics import Summary, mean
+from reports.statistics import Interval, Summary, mean
+
+if TYPE_CHECKING:
+    from reports.versus import Versus
 
 
 @dataclass(frozen=True)
@@ -40,6 +44,11 @@ class SeedResult:
     def name(self) -> str:
         """`0`, or `0 fold 3`."""
         return repeat_name(self.seed, self.fold)
+
+
+def leads(summary: Summary | None, standing: Standing | None) -> bool:
+    """Best, or not separated from the best; one seed says too little for either."""
+    return summary is not None and summary.n > 1 and standing in ("best", "level")
 
 
 def capitalise(words: str) -> str:
@@ -70,6 +79,23 @@ class Score:
 
 
 @dataclass(frozen=True)
+class Published:
+    """What was published of a cell's method, encoder and dataset: a fraction, or a range where sources disagree."""
+
+    metric: str
+    """The field of result.json's `metrics` that it is."""
+    low: float
+    high: float
+    sources: tuple[str, ...]
+    same_protocol: bool
+    """Whether its augmentation and votes are known to be ours; if not, no difference is taken."""
+    against: str | None
+    """The field that the difference was taken from."""
+    difference: float | None
+    """Ours minus the published value, or minus the nearer end of the range; 0 inside of it."""
+
+
+@dataclass(frozen=True)
 class Cell:
     """A method on a dataset; `protocol` is a letter where a dataset has several, `trials` how many were asked."""
 
@@ -92,10 +118,18 @@ class Cell:
     """Of a dataset with folds, where there are several seeds: their means over the folds that all of them have."""
     asides: tuple[Score, ...] = ()
     """In the order of `ASIDES`; those that no trial has are left out."""
+    bootstrap: Interval | None = None
+    """Of the mean over seeds (or folds), beside the interval of `summary`."""
+    published: tuple[Published, ...] = ()
 
     def aside(self, key: str) -> Score | None:
         """The score beside the headline of that name, where there is one."""
         return next((score for score in self.asides if score.key == key), None)
+
+    @property
+    def leads(self) -> bool:
+        """Whether it is the best of its protocol or not separated from it, by more than one seed: bold."""
+        return leads(self.summary, self.standing)
 
     @property
     def gaps(self) -> str:
@@ -134,6 +168,8 @@ class Row:
     costs: tuple[Cost, ...]
     recipe: str
     notes: tuple[str, ...]
+    pareto: bool = False
+    """Whether no row of its section is as good in everything that `Leaderboard.pareto_by` names, and better in one."""
 
     def cost(self, key: str) -> Cost:
         """The cost of that path: `time.step`."""
@@ -194,6 +230,10 @@ class Leaderboard:
     troubles: tuple[Trouble, ...]
     protocol: tuple[str, ...]
     environment: tuple[tuple[str, tuple[str, ...]], ...]
+    versus: Versus | None = None
+    """Every method against one of them; None where there is none to compare with."""
+    pareto_by: tuple[str, ...] = ()
+    """In words, what rows are marked by; empty where nothing is."""
 
     def label(self, row: Row | RowKey) -> str:
         """A row's name in running text; the backbone only where there are several."""

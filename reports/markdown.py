@@ -11,8 +11,9 @@ from harness.store import SuiteResults
 from reports.build import leaderboard
 from reports.columns import NOTHING, Column, beside, mean_and_sd, n_and_interval, percent, points
 from reports.comparison import RowKey, Standing
-from reports.leaderboard import CategoryTable, Cell, Leaderboard, Row, Score, capitalise
+from reports.leaderboard import CategoryTable, Cell, Leaderboard, Row, Score, capitalise, leads
 from reports.statistics import Summary
+from reports.tables import PUBLISHED, pareto_sentence, published_table, versus_notes, versus_tables
 
 _SPECIAL = re.compile(r"([\\`*\[\]|~$])")
 _EDGE_UNDERSCORE = re.compile(r"(?<![A-Za-z0-9])_|_(?![A-Za-z0-9])")
@@ -33,8 +34,9 @@ def render(board: Leaderboard) -> str:
         _bullets(map(escape, board.findings)),
         _bullets(map(escape, board.caveats)),
     ]
-    blocks += ["## Leaderboard", _leaderboard(board), *_meanings(board), *_notes(board)]
+    blocks += ["## Leaderboard", _leaderboard(board), pareto_sentence(board), *_meanings(board), *_notes(board)]
     blocks += [part for found in board.by_category for part in _categories(found)]
+    blocks += _published(board) + _versus(board)
     blocks += _details("Every seed", _seeds(board)) + _details("Paired differences", _differences(board))
     if board.troubles:
         blocks += ["## Trials without a number", _troubles(board)]
@@ -88,7 +90,7 @@ def _leaderboard(board: Leaderboard) -> str:
 
 def _name(row: Row) -> str:
     variant = f" ({row.key.variant + 1})" if row.key.variant else ""
-    return f"{escape(row.method)}{variant}{' *(reference)*' if row.reference else ''}"
+    return f"{escape(row.method)}{variant}{' *(reference)*' if row.reference else ' ◆' if row.pareto else ''}"
 
 
 def _cell(cell: Cell) -> str:
@@ -102,7 +104,8 @@ def _score(summary: Summary | None, standing: Standing | None) -> str:
     if summary is None:
         return NOTHING
     shown = mean_and_sd(summary)
-    marked = f"**{shown}**" if standing == "best" else f"≈ {shown}" if standing == "level" else shown
+    shown = f"≈ {shown}" if standing == "level" else shown
+    marked = f"**{shown}**" if leads(summary, standing) else shown
     return f"{marked} ({n_and_interval(summary, separator=', ')})"
 
 
@@ -161,6 +164,24 @@ def _differences(board: Leaderboard) -> str:
         rows.append([escape(comparison.dataset), *(_label(board, name) for name in names), *cells])
     header = ["Dataset", "First", "Second", "First − second (points)", "95 % interval", "n", "Separated", "p"]
     return table(header, rows, numbers_from=3) if rows else ""
+
+
+def _published(board: Leaderboard) -> list[str]:
+    found = published_table(board)
+    if not found.rows:
+        return []
+    rows = [[escape(text) for text in row] for row in found.rows]
+    return [f"## {found.title}", PUBLISHED, table(found.header, rows, numbers_from=found.numbers_from)]
+
+
+def _versus(board: Leaderboard) -> list[str]:
+    if board.versus is None or not board.versus.each:
+        return []
+    blocks = ["## Compared with one method", _bullets(map(escape, versus_notes(board)))]
+    for found in versus_tables(board):
+        rows = [[escape(text) for text in row] for row in found.rows]
+        blocks += _details(escape(found.title), table(found.header, rows, numbers_from=found.numbers_from))
+    return blocks
 
 
 def _label(board: Leaderboard, key: RowKey) -> str:

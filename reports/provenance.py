@@ -42,6 +42,7 @@ MEANINGS = {
     "protocol.vote": "votes",
     "protocol.frozen_batchnorm": "frozen batch norms",
     "protocol.batchnorm": "batch norms over processes",
+    "environment.gpu": "hardware",
     "resources.precision": "precision",
     "resources.processes": "processes",
 }
@@ -70,7 +71,7 @@ def section(spec: Mapping[str, Any], name: str) -> Mapping[str, Any]:
 
 
 def protocol_of(result: Result) -> Protocol:
-    """What must agree before two scores are ranked: data, augmentation, protocol, head inputs, precision, processes.
+    """What must agree before two scores are ranked: data, augmentation, protocol, head inputs, precision, hardware.
 
     Without what the task does not depend on. Of the head's inputs, prompts do not count: only the method that makes
     them can hand them on. Precision is the one that was computed with, whatever `auto` came to.
@@ -89,7 +90,15 @@ def protocol_of(result: Result) -> Protocol:
         found["resources.precision"] = result.environment.get("precision", "auto")
     if resources.get("processes", 1) != 1:  # batch norms and dropout see other rows
         found["resources.processes"] = resources["processes"]
+    if "gpu" in result.environment:
+        found["environment.gpu"] = hardware(result)
     return tuple((key, plain(found[key])) for key in sorted(found.keys() - set(ignored)))
+
+
+def hardware(result: Result) -> str:
+    """The class of machine: the GPU's name, or CPU."""
+    gpu = result.environment.get("gpu")
+    return "CPU" if gpu is None else plain(gpu)
 
 
 def describe(protocol: Protocol, *, only: Iterable[str] | None = None) -> str:

@@ -40,7 +40,7 @@ class Interval:
 
     low: float
     high: float
-    kind: Literal["student_t", "wilson"]
+    kind: Literal["student_t", "wilson", "bootstrap", "items"]
 
 
 @dataclass(frozen=True)
@@ -164,7 +164,7 @@ def paired(a: Mapping[Key, float], b: Mapping[Key, float]) -> PairedDifference |
         sd=sd,
         n=len(differences),
         interval=interval,
-        p_value=_signed_rank(differences),
+        p_value=signed_rank(differences),
         separated=excludes_zero and bool(sd),
     )
 
@@ -174,7 +174,17 @@ def smallest_p(pairs: int) -> float:
     return min(1.0, 2.0 ** (1 - pairs))
 
 
-def _signed_rank(differences: Sequence[float]) -> float | None:
+def holm(p_values: Sequence[float]) -> list[float]:
+    """p-values adjusted for a family of tests, in the order given (Holm, Scand. J. Statist. 1979)."""
+    order = sorted(range(len(p_values)), key=lambda index: p_values[index])
+    adjusted, largest = [0.0] * len(p_values), 0.0
+    for place, index in enumerate(order):
+        largest = max(largest, min(1.0, (len(p_values) - place) * p_values[index]))
+        adjusted[index] = largest
+    return adjusted
+
+
+def signed_rank(differences: Sequence[float]) -> float | None:
     """Two-sided p of Wilcoxon's signed ranks, zeros after Pratt: exact, with ties too, up to `EXACT_PAIRS` pairs."""
     if len(differences) < PAIRS_FOR_P:
         return None

@@ -31,7 +31,7 @@ def write_csv(results: SuiteResults, path: Path) -> None:
     text = io.StringIO(newline="")
     writer = csv.DictWriter(text, fieldnames=list(_empty_row()), lineterminator="\n")
     writer.writeheader()
-    writer.writerows({key: _csv_value(value) for key, value in row.items()} for row in rows)
+    writer.writerows({key: csv_value(value) for key, value in row.items()} for row in rows)
     write_atomically(path, text.getvalue())
 
 
@@ -138,7 +138,7 @@ def _summary(headline: Headline, summary: Summary | None) -> dict[str, Any]:
     }
 
 
-def _csv_value(value: Any) -> str:
+def csv_value(value: Any) -> str:
     """Numbers in full precision; text that a spreadsheet would run gets an apostrophe in front."""
     if value is None:
         return ""

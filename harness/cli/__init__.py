@@ -12,7 +12,7 @@ from typing import Annotated
 import typer
 
 from harness import __version__
-from harness.cli import data, doctor, run, show, use, verify, watch, weights
+from harness.cli import data, doctor, plan, run, show, use, verify, watch, weights
 from harness.errors import UserError
 
 app = typer.Typer(
@@ -23,7 +23,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for part in (run, watch, use, show, verify, doctor, data, weights):
+for part in (run, plan, watch, use, show, verify, doctor, data, weights):
     app.add_typer(part.app)
 
 

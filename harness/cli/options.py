@@ -5,11 +5,17 @@ from __future__ import annotations
 import json
 import os
 import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
+
+if TYPE_CHECKING:
+    from harness.suite import Suite
+    from harness.trial import Trial
 
 
 def _use_data_folder(folder: Path | None) -> Path | None:
@@ -39,6 +45,10 @@ Address = Annotated[
     str | None,
     typer.Option("--address", metavar="auto|HOST:PORT", help="A running Ray cluster, by its head node."),
 ]
+CopyTo = Annotated[
+    str | None,
+    typer.Option("--copy-to", metavar="URL", help="Copy finished trials there (s3://…, file:///…); read first."),
+]
 Artifacts = Annotated[
     bool, typer.Option("--artifacts/--no-artifacts", help="Attach adapters, predictions, logs and reports in MLflow.")
 ]
@@ -53,6 +63,26 @@ def print_json(value: Any) -> None:
 def megabytes(size: int) -> str:
     """Bytes in words; 1 MB is a million."""
     return f"{size / 1e6:,.1f} MB"
+
+
+def in_words(trials: Sequence[Trial]) -> str:
+    """`1 trial`, `12 trials`."""
+    return f"{len(trials)} trial{'' if len(trials) == 1 else 's'}"
+
+
+def chosen_of(suite: Suite, only: list[str] | None) -> tuple[Trial, ...]:
+    """The trials that --only selects; all without it."""
+    return suite.only(only) if only else suite.trials
+
+
+@contextmanager
+def predicting(console: Console) -> Iterator[Callable[[int, int], None]]:
+    """A bar for predictions on a terminal; yields what is to be called with how many are ready, and of how many."""
+    from rich.progress import Progress
+
+    with Progress(console=console, transient=True, disable=not console.is_terminal) as bar:
+        task = bar.add_task("predicting costs", total=None)
+        yield lambda ready, of: bar.update(task, completed=ready, total=of)
 
 
 def make_console(*, stderr: bool = False) -> Console:

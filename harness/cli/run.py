@@ -1,4 +1,4 @@
-"""run, validate, plan, report, sync, init: a suite from file to leaderboard."""
+"""run, validate, report, sync, init: a suite from file to leaderboard."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import atexit
 import os
 import shlex
 import sys
-from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -14,18 +13,21 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.console import Console
 from rich.markup import escape
-from rich.table import Table
 
 from harness.cli.options import (
     Address,
     Artifacts,
     AsJson,
+    CopyTo,
     DataFolder,
     Only,
     Output,
     Set,
     SuiteName,
+    chosen_of,
+    in_words,
     make_console,
+    predicting,
     print_json,
     suite_name,
 )
@@ -33,17 +35,8 @@ from harness.errors import UserError
 
 if TYPE_CHECKING:
     from harness.suite import Suite
-    from harness.trial import Trial
 
 app = typer.Typer()
-
-
-def _count(trials: Sequence[Trial]) -> str:
-    return f"{len(trials)} trial{'' if len(trials) == 1 else 's'}"
-
-
-def _chosen(suite: Suite, only: list[str] | None) -> tuple[Trial, ...]:
-    return suite.only(only) if only else suite.trials
 
 
 @app.command()
@@ -65,10 +58,12 @@ def run(
     track: Annotated[bool, typer.Option("--mlflow/--no-mlflow", help="Mirror the run into MLflow.")] = True,
     artifacts: Artifacts = True,
     address: Address = None,
+    copy_to: CopyTo = None,
     as_json: AsJson = False,
 ) -> None:
     """Run a suite: trials without a result, then the reports."""
     from harness.display import RunDisplay, duration
+    from harness.remote import Copier, Remote
     from harness.run import (
         CHECK_ABOVE,
         check_gpus,
@@ -78,6 +73,7 @@ def run(
         summarise,
         to_run,
         what_is_missing,
+        with_shares,
         write_reports,
     )
     from harness.store import Store
@@ -90,26 +86,38 @@ def run(
             f"--retry {', '.join(sorted(unknown))}: no such status; use failed, oom, diverged, timeout, lost"
         )
     loaded = load_suite(suite, settings or ())
-    trials = _chosen(loaded, only)
+    trials = chosen_of(loaded, only)
     missing = what_is_missing(trials)
     if missing:
         raise UserError("this suite needs what is not here yet:\n" + "\n".join(f"- {message}" for message in missing))
     if address is None:
         check_gpus(trials)
     store = Store(output)
+    remote = Remote(copy_to, store) if copy_to is not None else None
     store.prepare()
+    fetched = remote.fetch(trial.identity for trial in trials) if remote is not None else 0
     left = to_run(trials, store, retry=sorted(wanted))
     console = make_console(stderr=as_json)
+    if fetched:
+        console.print(f"fetched {fetched} finished from {copy_to}", highlight=False)
     chosen = {job.trial.identity for job in left}
     ended = summarise(loaded, [t for t in trials if t.identity not in chosen], store, interrupted=False)
     failed = f"{len(ended.failed)} failed before (--retry runs them again), " if ended.failed else ""
-    console.print(f"[bold]{loaded.name}[/bold]: {_count(trials)}, {ended.done} done before, {failed}{len(left)} to run")
+    console.print(
+        f"[bold]{loaded.name}[/bold]: {in_words(trials)}, {ended.done} done before, {failed}{len(left)} to run"
+    )
     cluster = join_cluster(address, [job.trial for job in left], store) if address is not None and left else None
     if cluster is not None:
         console.print(cluster.described(), highlight=False)
+    if any(job.trial.resources.gpus == "shared" for job in left):
+        with predicting(make_console(stderr=True)) as progress:
+            left = with_shares(left, cluster=cluster, progress=progress)
     command = [suite, *(word for setting in settings or () for word in ("--set", setting)), "--output", str(output)]
     command += ["--address", address] if address is not None else []
+    command += ["--copy-to", copy_to] if copy_to is not None else []
     remember = partial(remember_suite, loaded, store, chosen=trials, command=command)
+    names = [trial.identity for trial in trials]
+    copier = Copier(remote, suite=loaded.name, identities=names) if remote is not None else None
     if left:
         with RunDisplay([job.trial for job in left], store=store, console=console) as display:
             summary = run_suite(
@@ -131,6 +139,7 @@ def run(
         summary = summarise(loaded, trials, store, interrupted=False)
         summary.reports, summary.unwritten = write_reports(store, loaded.name)
         took = "no time"
+    uncopied = copier.finish() if copier is not None else ""
     if as_json:
         print_json(
             {
@@ -144,10 +153,13 @@ def run(
                 "reports": [str(path) for path in summary.reports],
                 "unwritten": summary.unwritten,
                 "mlflow": summary.tracking,
+                "copy": uncopied or None,
             }
         )
     else:
         _print_summary(console, store, loaded, summary, total=len(trials), took=took)
+        if uncopied:
+            console.print(f"copy: {escape(uncopied)}", highlight=False)
     atexit.register(_leave, summary.exit_code)
     raise typer.Exit(summary.exit_code)
 
@@ -213,86 +225,37 @@ def validate(
         else:
             valid.append({"suite": loaded.name, "trials": len(loaded.trials), "digest": loaded.digest})
             if not as_json:
-                typer.echo(f"{name}: valid, {_count(loaded.trials)}")
+                typer.echo(f"{name}: valid, {in_words(loaded.trials)}")
     if as_json:
         print_json({"valid": valid, "problems": problems})
     raise typer.Exit(2 if problems else 0)
 
 
 @app.command()
-def plan(
-    suite: SuiteName,
-    only: Only = None,
-    settings: Set = None,
-    output: Output = Path("results"),
-    data: DataFolder = None,
-    as_json: AsJson = False,
-) -> None:
-    """Show the trials of a suite, which are done already, and what is missing to run them."""
-    from harness.run import DigestsAtHand, what_is_missing
-    from harness.store import Store
-    from harness.suite import load_suite
-
-    loaded = load_suite(suite, settings or ())
-    trials, store = _chosen(loaded, only), Store(output)
-    at_hand = DigestsAtHand()
-
-    def status(trial: Trial) -> str:
-        result = store.trial(trial.identity).result()
-        if result is None:
-            return "to run"
-        done_here = result.status == "done" and not what_is_missing([trial])
-        return "stale" if done_here and at_hand.differ(trial, result) else result.status
-
-    statuses = {trial.identity: status(trial) for trial in trials}
-    rows = [trial.row() | {"status": statuses[trial.identity]} for trial in trials]
-    missing = what_is_missing(trials)
-    if as_json:
-        print_json({"suite": loaded.name, "digest": loaded.digest, "trials": rows, "missing": missing})
-        return
-    table = Table(title=f"{loaded.name}: {_count(trials)}", title_justify="left")
-    for column in (
-        "method",
-        "backbone",
-        "dataset",
-        "seeds",
-        "done",
-        "epochs",
-        "batch",
-        "learning rate",
-        "points",
-    ):
-        table.add_column(column)
-    groups: dict[tuple[str, str, str], list[Trial]] = {}
-    for trial in trials:
-        groups.setdefault((trial.method_label, trial.backbone_label, trial.dataset.name), []).append(trial)
-    for labels, members in groups.items():
-        done = sum(statuses[member.identity] == "done" for member in members)
-        first = members[0]
-        training = [str(first.train.epochs), str(first.train.batch_size), f"{first.train.learning_rate:g}"]
-        if first.baseline is not None:
-            training = ["–"] * 3
-        seeds, folds = ({trial.label(key) for trial in members} for key in ("seed", "fold"))
-        repeats = f"{len(seeds)}" + (f" x {len(folds)} folds" if first.fold is not None else "")
-        table.add_row(*labels, repeats, f"{done}/{len(members)}", *training, str(first.data.points))
-    console = make_console()
-    console.print(table)
-    if stale := sum(found == "stale" for found in statuses.values()):
-        console.print(f"stale: {stale} made with other data or weights than those here; a run makes them anew")
-    for message in missing:
-        console.print(f"missing: {escape(message)}", highlight=False)
-
-
-@app.command()
 def report(
     suite: Annotated[str, typer.Argument(help="Name or file of a suite that ran into the output folder.")],
     output: Output = Path("results"),
+    reference: Annotated[
+        str | None,
+        typer.Option(
+            "--reference", metavar="METHOD", help="Compare the others with this method, by default what trains most."
+        ),
+    ] = None,
+    formats: Annotated[
+        list[str] | None,
+        typer.Option("--format", metavar="NAME,NAME", help="Write these only; `harness list` names the reporters."),
+    ] = None,
+    to: Annotated[
+        Path | None, typer.Option("--to", metavar="DIR", help="Write there, not to OUTPUT/SUITE/report.")
+    ] = None,
 ) -> None:
-    """Write the reports of a suite again, from the results on disk."""
+    """Write the reports of a suite again, figures included, from the results on disk (docs/reports.md)."""
+    from harness import registry
     from harness.run import write_reports
     from harness.store import Store
 
-    paths, problems = write_reports(Store(output), suite_name(suite))
+    chosen = [name for names in formats or () for name in names.split(",") if name] or registry.names("reporters")
+    paths, problems = write_reports(Store(output), suite_name(suite), formats=chosen, folder=to, reference=reference)
     for path in paths:
         typer.echo(path)
     for problem in problems:

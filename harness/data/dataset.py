@@ -18,7 +18,7 @@ import numpy.typing as npt
 from harness.errors import UserError
 
 Split = Literal["train", "test"]
-Task = Literal["classification", "few-shot classification", "part segmentation", "pre-training"]
+Task = Literal["classification", "few-shot classification", "part segmentation", "pre-training", "cost"]
 
 
 @dataclass(frozen=True)

@@ -72,17 +72,23 @@ def environment(device: torch.device, *, precision: str, threads: int, git: str 
     }
 
 
+@cache
 def libraries() -> str:
     """Versions of what computes."""
-    found = {name: _version(name) for name in ("torch", "accelerate", "numpy", "peft")}
+    found = {name: _version(name) for name in ("torch", "accelerate", "numpy", "peft", "deepspeed")}
     found |= {"python": platform.python_version(), "harness": harness.__version__}
     return ", ".join(f"{name} {number}" for name, number in found.items())
 
 
 def code_digest(*plugins: type) -> str:
-    """SHA-256 of the source of the harness, and of the modules or packages that define some classes."""
+    """SHA-256 of the source of the harness, and of the modules or packages that define some classes; read once."""
+    return _source_digest(frozenset(plugin.__module__.partition(".")[0] for plugin in plugins) - {"harness"})
+
+
+@cache
+def _source_digest(packages: frozenset[str]) -> str:
     files = set(Path(harness.__file__).parent.rglob("*.py"))
-    for name in {plugin.__module__.partition(".")[0] for plugin in plugins} - {"harness"}:
+    for name in packages:
         module = importlib.import_module(name)
         folders = [Path(folder) for folder in getattr(module, "__path__", ())]
         files |= {file for folder in folders for file in folder.rglob("*.py")}

@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 
 NO_GPU = "no GPU: the CUDA allocator was not used"
-NO_ESTIMATE = "not predicted in trials, which it would hold up for seconds: harness.measure.estimate does"
+NO_ESTIMATE = "not predicted before the trial ran: `harness plan SUITE --estimate` predicts"
 NOT_YET = "not measured yet (planned with the cost suite)"
 STATUS = Path("/proc/self/status")
 WARM_UP_STEPS = 2
@@ -44,6 +44,7 @@ class MemoryWindow:
         self.train_reserved = known.get("train_reserved")
         self.total_peak = known.get("total_peak")
         self.earlier_host_peak = known.get("host_peak")
+        self.earlier_retries = self.retries = known.get("retries")
         self.eval_peak: int | None = None
 
     def _close(self) -> int:
@@ -63,6 +64,9 @@ class MemoryWindow:
     def _see_training(self) -> None:
         if self.cuda and self.training and self.steps > WARM_UP_STEPS:
             self.train_peak = max(self.train_peak or 0, self._close())
+            self.retries = (self.earlier_retries or 0) + int(
+                torch.cuda.memory_stats(self.device).get("num_alloc_retries", 0)
+            )
             self.train_reserved = max(self.train_reserved or 0, torch.cuda.max_memory_reserved(self.device))
 
     def end_training(self) -> None:
@@ -95,4 +99,5 @@ class MemoryWindow:
             "train_reserved": self.train_reserved,
             "total_peak": self.total_peak,
             "host_peak": self.host_peak,
+            "retries": self.retries,
         }

@@ -6,6 +6,7 @@ from typing import Any
 
 from harness.data.dataset import Declaration
 from harness.tasks.classification import Classification
+from harness.tasks.cost import Cost
 from harness.tasks.definition import Batch, Outcome, Splits, TaskDefinition
 from harness.tasks.part_segmentation import PartSegmentation
 
@@ -16,6 +17,7 @@ TASKS: dict[str, TaskDefinition[Any]] = {
     "classification": CLASSIFICATION,
     "few-shot classification": CLASSIFICATION,
     "part segmentation": PartSegmentation(),
+    "cost": Cost(),
 }
 """By what datasets declare."""
 

@@ -68,6 +68,8 @@ class TaskDefinition(ABC, Generic[SplitT]):
     """As declarations of datasets have it (`Declaration.task`)."""
     baselines: ClassVar[bool] = False
     """Whether harness.baselines can do it."""
+    needs_gpu: ClassVar[bool] = False
+    """Whether a trial is only predicted where there is no GPU."""
 
     @property
     def headline(self) -> Headline:

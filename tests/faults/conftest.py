@@ -77,11 +77,19 @@ class Scene:
         """Exit code, what --json printed, and stderr."""
         return self.end(self.start(*arguments, **environment))
 
-    def end(self, process: subprocess.Popen[str]) -> tuple[int, dict[str, Any], str]:
-        out, err = process.communicate(timeout=300)
+    def end(self, process: subprocess.Popen[str], *, patience: float = 300) -> tuple[int, dict[str, Any], str]:
+        out, err = process.communicate(timeout=patience)
         assert "Traceback" not in err, err
         assert not out.strip() or out.lstrip().startswith("{"), out
         return process.returncode, json.loads(out) if out.strip() else {}, err
+
+    def undisturbed(self, *arguments: str) -> dict[str, dict[str, Any]]:
+        """Results of the same suite, run without a fault into a folder of its own."""
+        output, self.output = self.output, self.folder / "undisturbed"
+        code, _, err = self.run(*arguments)
+        assert code == 0, err
+        found, self.output = self.results(), output
+        return found
 
     # What is on disk
 

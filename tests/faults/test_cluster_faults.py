@@ -1,4 +1,8 @@
-"""Two nodes of a Ray cluster on one machine, the second one without the results folder; faults made for real."""
+"""Two nodes of a Ray cluster on one machine, and faults made for real.
+
+The second node calls itself another host, so that its processes are judged as those of one, and shares the results
+folder or does not see it.
+"""
 
 from __future__ import annotations
 
@@ -9,22 +13,29 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import psutil
 import pytest
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.faults]
 TOKEN = "0" * 64
+SECOND = "second-host"
+
+
+COVER = f'''echo {SECOND} > /proc/sys/kernel/hostname || exit 1
+if [ -n "$0" ]; then mount -t tmpfs tmpfs "$0" || exit 1; fi
+exec "$@"'''
+"""Gives a command another host name, and lays an empty file system over a folder."""
 
 
 class TwoNodes:
-    """A head and a second node, one CPU each, started with `ray start`."""
+    """A head and a second node, one CPU each, started with `ray start`; that one does not see the folder `hidden`."""
 
     def __init__(self, scene: Any, folder: Path, *, hidden: Path | None) -> None:
-        self.scene = scene
+        self.scene, self.shares = scene, hidden is None
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
             self.address = f"127.0.0.1:{probe.getsockname()[1]}"
@@ -33,6 +44,7 @@ class TwoNodes:
             "RAY_AUTH_MODE": "token",
             "RAY_AUTH_TOKEN": TOKEN,
             "RAY_USAGE_STATS_ENABLED": "0",
+            "RAY_worker_niceness": "0",
             "RAY_health_check_period_ms": "1000",
             "RAY_health_check_failure_threshold": "3",
         }
@@ -42,15 +54,13 @@ class TwoNodes:
         ray = Path("/tmp") / f"hr{os.getpid()}"  # sockets' paths must be short
         self.temporary = ray
         self.head = self._start("head", "--head", "--port", port, "--include-dashboard=false", "--temp-dir", str(ray))
-        self.second = self._start("second", "--address", self.address, hidden=hidden)
+        as_second = ["unshare", "--uts", "--mount", "--propagation", "private", "sh", "-c", COVER, str(hidden or "")]
+        self.second = self._start("second", "--address", self.address, wrapped=as_second)
 
-    def _start(self, name: str, *arguments: str, hidden: Path | None = None) -> subprocess.Popen[bytes]:
-        """`ray start`; with `hidden` an empty file system lies over that folder for the node."""
+    def _start(self, name: str, *arguments: str, wrapped: Sequence[str] = ()) -> subprocess.Popen[bytes]:
+        """`ray start`, by way of the command `wrapped`."""
         command = [sys.executable, "-m", "ray.scripts.scripts", "start", "--block", "--num-cpus", "1", *arguments]
-        command += ["--disable-usage-stats", "--object-store-memory", "80000000"]
-        if hidden is not None:
-            cover = 'mount -t tmpfs tmpfs "$0" && exec "$@"'
-            command = ["unshare", "--mount", "--propagation", "private", "sh", "-c", cover, str(hidden), *command]
+        command = [*wrapped, *command, "--disable-usage-stats", "--object-store-memory", "80000000"]
         log = self.logs / f"{name}.log"
         with log.open("wb") as file:
             process = subprocess.Popen(
@@ -76,20 +86,30 @@ class TwoNodes:
         for victim in victims:
             victim.send_signal(signal.SIGKILL)
 
+    def kill_raylet(self) -> None:
+        """kill -9 of the second node's raylet, and of nothing else."""
+        children = psutil.Process(self.second.pid).children(recursive=True)
+        (raylet,) = (child for child in children if child.name() == "raylet")
+        raylet.send_signal(signal.SIGKILL)
+
     def trial_of_second(self) -> dict[str, Any]:
-        """The lease of a trial in mid-training that the keeper holds for the second node."""
+        """The lease of a trial in mid-training that the second node holds, or the keeper for it."""
         deadline = time.monotonic() + 180
         while time.monotonic() < deadline:
             for lease in self.scene.leases():
-                try:
-                    held_by_keeper = "Host" in " ".join(psutil.Process(lease["pid"]).cmdline())
-                except psutil.Error:
-                    continue
-                if held_by_keeper and 2 <= lease["done"] < lease["epochs"] - 3:
+                if self._of_second(lease) and 2 <= lease["done"] < lease["epochs"] - 3:
                     found: dict[str, Any] = lease
                     return found
             time.sleep(0.05)
         raise AssertionError("no trial ran on the second node")
+
+    def _of_second(self, lease: dict[str, Any]) -> bool:
+        if self.shares:
+            return bool(lease["host"] == SECOND)
+        try:
+            return "Host" in " ".join(psutil.Process(lease["pid"]).cmdline())
+        except psutil.Error:
+            return False
 
 
 @pytest.fixture
@@ -103,34 +123,41 @@ def hidden(tmp_path: Path) -> Path:
     return folder
 
 
-@pytest.fixture
-def cluster(scene: Any, tmp_path: Path, hidden: Path) -> Iterator[TwoNodes]:
-    scene.output = hidden / "results"
-    made = TwoNodes(scene, tmp_path, hidden=hidden)
+@pytest.fixture(params=["shares the folder", "has a folder of its own"])
+def cluster(request: pytest.FixtureRequest, scene: Any, tmp_path: Path, hidden: Path) -> Iterator[TwoNodes]:
+    shares = request.param == "shares the folder"
+    scene.output = (tmp_path if shares else hidden) / "results"
+    made = TwoNodes(scene, tmp_path, hidden=None if shares else hidden)
     yield made
     for process in scene.processes():
         process.kill()
     shutil.rmtree(made.temporary, ignore_errors=True)
 
 
-def test_a_killed_node_that_does_not_share_the_folder(scene: Any, cluster: TwoNodes) -> None:
-    """Its trial goes on elsewhere, from the checkpoint that has travelled; what was finished is not run again."""
+@pytest.mark.parametrize("victim", ["node", "raylet"])
+def test_a_node_dies(victim: str, scene: Any, cluster: TwoNodes) -> None:
+    """Its trial goes on elsewhere, from its checkpoint, to the same end; what was finished is not run again."""
     scene.write(
         (scene.folder / "suite.yaml").read_text().replace("train.epochs: 20", "train.epochs: 60").replace("60s", "600s")
     )
     code, summary, err = scene.end(cluster.start("--only", "method=linear_probe"))
-    assert (code, summary["done"]) == (0, 2), err
-    assert "without this results folder" in err
+    assert (code, summary.get("done")) == (0, 2), err
+    assert ("without this results folder" in err) is not cluster.shares
     scene.remember_finished()
     process = cluster.start()
     lease = cluster.trial_of_second()
-    cluster.kill_second()
-    code, summary, err = scene.end(process)
+    {"node": cluster.kill_second, "raylet": cluster.kill_raylet}[victim]()
+    killed = time.monotonic()
+    code, summary, err = scene.end(process, patience=900)
     assert (code, summary["done"]) == (0, 4), err
     suffered = scene.results()[lease["folder"].name]
     assert [attempt["status"] for attempt in suffered["attempts"]] == ["lost", "done"]
+    assert suffered["attempts"][1]["resumed"] >= 1
     print(f"resumed from epoch {suffered['attempts'][1]['resumed']}, killed after {lease['done']}")
+    print(f"all done {time.monotonic() - killed:.0f} s after the fault")
     scene.assert_complete()
+    undisturbed = scene.undisturbed("--only", "method=lora")[suffered["id"]]
+    assert (suffered["metrics"], suffered["digests"]) == (undisturbed["metrics"], undisturbed["digests"])
 
 
 def test_the_shared_folder_is_away_for_a_while(scene: Any, tmp_path: Path) -> None:

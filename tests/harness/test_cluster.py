@@ -26,7 +26,7 @@ from harness.schedule import slots_of
 from harness.shared import marked
 from harness.store import Store
 from harness.travel import Guests, Keeper, Parcel, pack, unpack
-from harness.trial_folder import LeaseLost, TrialFolder
+from harness.trial_folder import CannotWrite, LeaseLost, TrialFolder
 
 TEMPLATES = Path(__file__).parents[2] / "docs" / "cluster"
 
@@ -137,6 +137,31 @@ def test_all_that_is_wrong_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     nodes = (node("a"), node("b", missing=["dataset 'x' is not there"]))
     with pytest.raises(UserError, match="b: dataset 'x' is not there"):
         cluster.join("auto", {"data": "/data"})
+
+
+def test_a_node_that_dies_between_two_questions_gave_no_answer(monkeypatch: pytest.MonkeyPatch) -> None:
+    import ray
+    from ray.exceptions import ActorDiedError, RayError
+
+    def get(call: str, timeout: float | None = None) -> Any:
+        if call == "clock":
+            raise gone
+        return {"host": "a"}
+
+    def remote(function: Any) -> Any:
+        asked = SimpleNamespace(remote=lambda *_: function.__name__)
+        return SimpleNamespace(options=lambda **_: asked)
+
+    gone = ActorDiedError()
+    assert isinstance(gone, RayError)
+    node = {"NodeID": "0" * 56, "NodeManagerHostname": "a", "Alive": True, "Resources": {"CPU": 2.0}}
+    monkeypatch.setattr(ray, "nodes", lambda: [node])
+    monkeypatch.setattr(ray, "remote", remote)
+    monkeypatch.setattr(ray, "wait", lambda calls, **_: (calls, []))
+    monkeypatch.setattr(ray, "get", get)
+    monkeypatch.setattr(ray, "get_runtime_context", lambda: SimpleNamespace(get_node_id=lambda: "n"))
+    (found,) = cluster._ask({})
+    assert found["facts"] is None and (found["ahead"], found["error"]) == (0.0, 0.0)
 
 
 def test_facts_are_json_and_need_nothing_of_the_harness() -> None:
@@ -278,6 +303,31 @@ def test_a_keeper_that_lost_the_lease_writes_nothing(tmp_path: Path) -> None:
     assert not (home.path / "checkpoint.safetensors").exists()
 
 
+@pytest.mark.parametrize(
+    "name",
+    [
+        "running.json",
+        "./running.json",
+        "spec.json",
+        "replaced.json",
+        ".lock",
+        "adapter/.x",
+        "../x",
+        "/x",
+        ".",
+        "",
+        "a//b",
+    ],
+)
+def test_a_node_writes_over_nothing_that_stays(name: str, tmp_path: Path) -> None:
+    home = Store(tmp_path).trial("abc")
+    writer = home.claim({})
+    before = {path.name: path.read_bytes() for path in home.path.iterdir()}
+    with pytest.raises(CannotWrite, match="no name of a file that travels"):
+        unpack(Parcel(files={name: b"{}"}), writer)
+    assert {path.name: path.read_bytes() for path in home.path.iterdir()} == before
+
+
 def test_a_dismissed_trial_ends_with_its_next_write(tmp_path: Path) -> None:
     guests = Guests()
     away = elsewhere(tmp_path)
@@ -303,10 +353,11 @@ def test_a_node_that_lost_the_folder_gives_the_trial_back(tmp_path: Path, monkey
     writer = home.claim({})
     writer.write_file("checkpoint.safetensors", b"two epochs")
     launcher = SimpleNamespace(visit=SimpleNamespace(remote=lambda *_, **__: Parcel()))
-    errand = Errand(identity="abc", spec={}, timeout=1.0, threads=1, processes=1, packed=b"")
+    errand = Errand("abc", {}, "part segmentation", timeout=1.0, threads=1, processes=1, packed=b"")
     Keeper()._attempt(errand, writer, launcher)
     found = home.result()
     assert found is not None and found.status == "lost" and home.lease() is None
+    assert found.task == "part segmentation"
     assert (home.path / "checkpoint.safetensors").exists()
 
 

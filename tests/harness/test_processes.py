@@ -1,24 +1,28 @@
 """Trials of several processes: the same training as one process, whatever their number."""
 
 import os
+import signal
 import subprocess
 import sys
+import threading
+import time
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
-from torch import Tensor
+from torch import Tensor, distributed
 
 from harness import registry
 from harness.errors import SuiteError
 from harness.launch import Errand, launch
 from harness.models.weights import data_root
+from harness.processes import Ranks
 from harness.result import Result, Status
 from harness.store import Store
 from harness.suite import load_suite
-from harness.trial_folder import failure
+from harness.trial_folder import TrialFolder
 
 SUITE = """\
 format: 1
@@ -113,6 +117,19 @@ def test_every_method_trains_alike_on_one_two_and_four_processes(
     assert_equal(by_count[1][method][1], by_count[count][method][1])
 
 
+def test_numbers_of_every_type_are_gathered(tmp_path: Path) -> None:
+    """NCCL and gloo themselves have no int16."""
+    distributed.init_process_group("gloo", store=distributed.FileStore(str(tmp_path / "met"), 1), rank=0, world_size=1)
+    try:
+        for dtype in (torch.int16, torch.uint8, torch.int64, torch.float32, torch.bool):
+            tensor = torch.tensor([[0, 1], [1, 0], [1, 1]]).to(dtype)
+            found = Ranks._gathered(tensor)
+            assert found.dtype == dtype and torch.equal(found, tensor)
+            assert torch.equal(Ranks._gathered(tensor[:, 1]), tensor[:, 1]), "not contiguous"
+    finally:
+        distributed.destroy_process_group()
+
+
 @pytest.mark.slow
 def test_local_statistics_differ(tmp_path: Path) -> None:
     """Which is what `local` means, and shows that the tests above can fail."""
@@ -121,10 +138,12 @@ def test_local_statistics_differ(tmp_path: Path) -> None:
         assert_equal(first, run(tmp_path, ["linear_probe"], 2, batchnorm="local")["linear_probe"][1])
 
 
-def launched(folder: Path, **resources: object) -> tuple[Result, Path]:
+def launched(
+    folder: Path, *, suite: str = SUITE, method: str = "", backbone: str = WHOLE, **resources: object
+) -> tuple[Result, Path]:
     """A small trial as a launcher runs it: fresh processes, a private rendezvous, one result."""
     sections = ", ".join(f"{name}: {value}" for name, value in resources.items())
-    text = SUITE.format(methods=without_dropout("lora"), batchnorm="local", backbone=WHOLE)
+    text = suite.format(methods=method or without_dropout("lora"), batchnorm="local", backbone=backbone)
     text += f"resources: {{{sections}}}\n"
     folder.mkdir(exist_ok=True)
     (folder / "suite.yaml").write_text(text)
@@ -145,6 +164,55 @@ def test_deepspeed_trains_as_ddp(strategy: str, tmp_path: Path) -> None:
     assert {name: value.shape for name, value in trained(folder).items()} == {
         name: value.shape for name, value in trained(plain).items()
     }
+
+
+LONG = (
+    SUITE.replace("epochs: 1,", "epochs: 6,")
+    .replace("head_dropout: 0}", "head_dropout: 0.5}")
+    .replace("protocol: {{", "protocol: {{selection: validation, validation_fraction: 0.2, ")
+)
+
+
+def kill_in_training(folder: Path, killed: list[int]) -> None:
+    """kill -9 of a trial's first process, once there is a checkpoint and another epoch has ended."""
+    deadline = time.monotonic() + 300
+    while time.monotonic() < deadline:
+        for path in folder.glob("trials/*/checkpoint.safetensors"):
+            lease = TrialFolder(path.parent).lease()
+            if lease is not None and lease.pid != os.getpid() and lease.done >= 2:
+                os.kill(lease.pid, signal.SIGKILL)
+                killed.append(lease.done)
+                return
+        time.sleep(0.01)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("strategy", ["ddp", "zero1", "zero2", "zero3"])
+def test_goes_on_exactly_after_a_kill(strategy: str, tmp_path: Path) -> None:
+    """The same weights, predictions and losses as without, whoever holds the optimiser's state; dropout is on."""
+    if strategy != "ddp":
+        pytest.importorskip("deepspeed")
+    how = {"processes": 2, "strategy": strategy, "timeout": "10m"}
+    (tmp_path / "cut").mkdir()
+    killed: list[int] = []
+    killer = threading.Thread(target=kill_in_training, args=(tmp_path / "cut", killed))
+    killer.start()
+    first, _ = launched(tmp_path / "cut", suite=LONG, method="lora: {rank: 2}", backbone=SMALL, **how)
+    killer.join()
+    assert (first.status, len(killed)) == ("lost", 1), first.error
+    second, cut = launched(tmp_path / "cut", suite=LONG, method="lora: {rank: 2}", backbone=SMALL, **how)
+    whole, uncut = launched(tmp_path / "whole", suite=LONG, method="lora: {rank: 2}", backbone=SMALL, **how)
+    assert (second.status, whole.status) == ("done", "done"), second.error
+    assert [attempt["status"] for attempt in second.attempts] == ["lost", "done"]
+    assert second.attempts[1]["resumed"] >= 1
+    print(f"killed after epoch {killed[0]}, resumed from epoch {second.attempts[1]['resumed']}")
+    assert second.digests == whole.digests
+    assert second.metrics == whole.metrics
+    losses = ([row["train/loss"] for row in TrialFolder(path).metrics()] for path in (cut, uncut))
+    assert next(losses) == next(losses)
+    predictions = [np.load(path / "predictions.npz")["prediction"] for path in (cut, uncut)]
+    assert np.array_equal(*predictions)
+    assert not (cut / "checkpoint.safetensors").exists()
 
 
 @pytest.mark.slow
@@ -179,7 +247,7 @@ def test_the_cause_is_the_trials_not_what_others_say_of_it(
     class Crew:
         def __init__(self, errand: Errand, *_: object, **__: object) -> None:
             self.broken = broken
-            self.said = [failure(errand.identity, errand.spec, status=name, error=name) for name in said]
+            self.said = [errand.came_to(name, name) for name in said]
 
         def at_work(self) -> bool:
             return False
@@ -189,10 +257,10 @@ def test_the_cause_is_the_trials_not_what_others_say_of_it(
 
     monkeypatch.setattr("harness.launch._Crew", Crew)
     writer = Store(tmp_path).trial("abc").claim({})
-    errand = Errand(identity="abc", spec={}, timeout=60.0, threads=1, processes=2, packed=b"")
+    errand = Errand("abc", {}, "part segmentation", timeout=60.0, threads=1, processes=2, packed=b"")
     assert launch(errand, writer, data=tmp_path).status == status
     found = writer.folder.result()
-    assert found is not None and found.status == status
+    assert found is not None and (found.status, found.task) == (status, "part segmentation")
 
 
 def test_what_processes_cannot_share_is_said_before_anything_runs(tmp_path: Path) -> None:

@@ -25,6 +25,8 @@ from harness.train import Training, run_trial
 from harness.trial import Trial
 from harness.trial_folder import CHECKPOINT, TrialFolder
 
+pytestmark = pytest.mark.faults
+
 DROPOUTS = {"adapter": {"dropout": 0.2}, "dapt": {"adapter_dropout": 0.2}, "point_peft": {"adapter_dropout": 0.2}}
 CASES = [
     *((name, DROPOUTS.get(name, {})) for name in registry.names("methods")),

@@ -12,6 +12,8 @@ from harness.result import Result
 from harness.store import Store
 from harness.trial_folder import SILENCE, Finished, LeaseLost, Taken, TrialFolder
 
+pytestmark = pytest.mark.faults
+
 
 def result(identity: str = "abc", **changes: object) -> Result:
     return Result(id=identity, spec={"seed": 0}, status="done", **changes)  # type: ignore[arg-type]
@@ -93,11 +95,11 @@ def test_a_final_result_is_only_replaced_when_it_is_meant(tmp_path: Path) -> Non
 def test_an_unfinished_result_is_simply_run_again(tmp_path: Path) -> None:
     folder = TrialFolder(tmp_path / "abc")
     writer = folder.claim({})
-    assert folder.close({}, status="interrupted", error="x") is None, "its process lives"
+    assert folder.close({}, task="part segmentation", status="interrupted", error="x") is None, "its process lives"
     lease = folder.lease()
     assert lease is not None
     (folder.path / "running.json").write_text(lease.model_copy(update={"pid": 2**22 + 1}).model_dump_json())
-    assert folder.close({}, status="interrupted", error="x") is not None
+    assert folder.close({}, task="part segmentation", status="interrupted", error="x") is not None
     with pytest.raises(LeaseLost):
         writer.progress(1)
     folder.claim({}).finish(result())
@@ -137,7 +139,7 @@ def test_the_file_systems_clock_decides_who_is_silent(tmp_path: Path, monkeypatc
     monkeypatch.setattr("harness.trial_folder.time.time", lambda: time.monotonic() + 1e10)  # this host's clock is wrong
     with pytest.raises(Taken):
         folder.claim({})
-    assert folder.close({}, status="lost", error="x") is None
+    assert folder.close({}, task="part segmentation", status="lost", error="x") is None
     with folder.unclaimed() as free:
         assert not free
     writer.progress(1)
@@ -146,8 +148,8 @@ def test_the_file_systems_clock_decides_who_is_silent(tmp_path: Path, monkeypatc
 def test_a_replaced_result_can_be_closed(tmp_path: Path) -> None:
     folder = TrialFolder(tmp_path / "abc")
     folder.claim({}).finish(result())
-    assert folder.close({}, status="lost", error="x") is None
-    closed = folder.close({}, status="lost", error="x", replaces=folder.stamp())
+    assert folder.close({}, task="part segmentation", status="lost", error="x") is None
+    closed = folder.close({}, task="part segmentation", status="lost", error="x", replaces=folder.stamp())
     assert closed is not None and closed.status == "lost"
 
 

@@ -42,12 +42,14 @@ class Page(HTMLParser):
         self.tables: list[list[list[str]]] = []
         self.tags: list[tuple[str, dict[str, str | None]]] = []
         self.scripts: list[str] = []
-        self._cell, self._script, self._drawing = False, False, False
+        self._cell, self._script, self._data = False, False, False
+        self.data = ""
         self.feed(text)
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         self.tags.append((tag, dict(attrs)))
-        self._script = self._script or tag == "script"
+        self._script = self._script or (tag == "script" and "type" not in dict(attrs))
+        self._data = tag == "script" and dict(attrs).get("type") == "application/json"
         if tag == "table":
             self.tables.append([])
         elif tag == "tr":
@@ -61,10 +63,13 @@ class Page(HTMLParser):
     def handle_endtag(self, tag: str) -> None:
         self._cell = self._cell and tag not in ("td", "th")
         self._script = self._script and tag != "script"
+        self._data = self._data and tag != "script"
 
     def handle_data(self, data: str) -> None:
         if self._script:
             self.scripts.append(data)
+        elif self._data:
+            self.data += data
         elif self._cell:
             self.tables[-1][-1][-1] += data
 
@@ -144,8 +149,9 @@ def test_all_formats_hold_the_same_numbers(name: str, tmp_path: Path) -> None:
     places = [*datasets, *(["overall"] if several else [])]
     assert len(in_markdown) - 2 == len(in_html) == len(board["rows"])
     for row, md, page in zip(board["rows"], in_markdown[2:], in_html, strict=True):
-        assert md[0].removesuffix(" *(reference)*") == row["method"]
-        assert page[0] == f"{row['method']} {row['backbone']}"
+        assert md[0].removesuffix(" *(reference)*").removesuffix(" ◆") == row["method"]
+        assert md[0].endswith("◆") == row["pareto"]
+        assert page[0] == f"{row['method']}{'  ◆' if row['pareto'] else ''} {row['backbone']}"
         summaries = [cell["summary"] for cell in row["cells"]] + ([row["overall"]] if several else [])
         lines = in_csv[(in_csv.method == row["method"]) & (in_csv.variant == row["key"]["variant"])]
         for index, (place, summary) in enumerate(zip(places, summaries, strict=True)):
@@ -270,7 +276,9 @@ def hostile(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
 def test_hostile_text_makes_no_element_in_html(hostile: dict[str, str], tmp_path: Path) -> None:
     page, plain = Page(hostile["html"]), Page(render(SUITES["broken"], tmp_path)["html"])
     assert {tag for tag, _ in page.tags} <= {tag for tag, _ in plain.tags}
-    assert len([tag for tag, _ in page.tags if tag == "script"]) == 1
+    assert len([tag for tag, attributes in page.tags if tag == "script" and "type" not in attributes]) == 1
+    assert not set("<>&") & set(page.data), "nothing in the data ends its element"
+    assert set(HOSTILE) >= set(json.loads(page.data)["index"]["backbones"])
     assert page.scripts == plain.scripts
     assert not [name for _, attributes in page.tags for name in attributes if name.startswith("on") or name == "src"]
     assert "{{ 7 * 7 }} {% raise %}" in hostile["html"]
@@ -285,10 +293,16 @@ def test_the_page_is_self_contained_and_its_policy_names_its_script(suite: Suite
     directives = dict(part.strip().split(" ", 1) for part in policy.split(";"))
     assert directives["default-src"] == "'none'" and directives["img-src"] == "data:"
     assert directives["script-src"] == f"'sha256-{digest}'"
-    assert directives["style-src"] == "'unsafe-inline'"
-    assert not [a for t, a in page.tags if t in ("link", "img", "iframe", "a") or "src" in a or "href" in a]
+    style = re.search(r"(?s)<style>(.*?)</style>", text)
+    assert style is not None
+    digest = base64.b64encode(hashlib.sha256(style[1].encode()).digest()).decode()
+    assert directives["style-src"] == f"'sha256-{digest}'" and "unsafe" not in policy
+    assert not [a for t, a in page.tags if t in ("link", "img", "iframe") or "src" in a]
+    links = [a["href"] or "" for _, a in page.tags if "href" in a]
+    assert links and all(link.startswith("#") for link in links)
+    assert {link[1:] for link in links} <= {a["id"] for _, a in page.tags if "id" in a}
     assert not [a for _, a in page.tags if "style" in a]
-    assert "http://" not in text and "https://" not in text
+    assert not {"http://", "https://"} & set(re.findall(r"https?://", text.replace("http://www.w3.org/2000/svg", "")))
     headers = [a for t, a in page.tags if t == "th" and "data-column" in a]
     assert headers and all(a["aria-sort"] == "none" and a["title"] for a in headers)
 
@@ -300,6 +314,7 @@ def test_hostile_text_breaks_no_markdown(hostile: dict[str, str]) -> None:
     assert re.findall(r"(?m)^#.*", text)[1:] == [
         "## What the intervals say",
         "## Leaderboard",
+        "## Compared with one method",
         "## Trials without a number",
         "## Protocol and versions",
     ]

@@ -12,8 +12,8 @@ import pytest
 from harness.result import Result
 from harness.store import Entry, SuiteResults
 from reports.build import leaderboard
-from reports.figure import Panel, linear_ticks, log_ticks, panels, spread
 from reports.leaderboard import Cell, Leaderboard, Row
+from reports.panels import Panel, linear_ticks, log_ticks, panels, spread
 from tests.reports.synthetic import (
     DATASETS,
     ENVIRONMENT,

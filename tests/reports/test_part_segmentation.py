@@ -63,7 +63,7 @@ def test_every_format_says_what_the_number_is(results: SuiteResults, tmp_path: P
         assert words in page and words in text
     for written in (page, text):
         assert "accuracy" not in written.lower().replace("accuracy of scores", "")
-    assert '<h2 id="h-picture">Instance mIoU against trainable parameters</h2>' in page
+    assert "<h3>Instance mIoU against trainable parameters</h3>" in page
     tidy.write_csv(results, tmp_path / "a.csv")
     with (tmp_path / "a.csv").open() as file:
         rows = [row for row in csv.DictReader(file) if row["dataset"] == DATASET]
@@ -103,14 +103,14 @@ def test_pool_does_not_tell_rows_apart(results: SuiteResults) -> None:
 
 
 def test_a_lost_trial_does_not_set_its_row_apart(results: SuiteResults) -> None:
-    """Its result was written by a process that knew the specification alone, not the task."""
+    """As an earlier harness left it: written by a process that knew the specification alone, not the task."""
 
     def lose(entry: Entry) -> Result | None:
         assert entry.result is not None
         entry.result.spec["method"]["settings"]["pool"] = [entry.method]
         if (entry.method, entry.seed) != ("lora", 0):
             return entry.result
-        return failure(entry.result.id, entry.result.spec, status="lost", error="gone")
+        return failure(entry.result.id, entry.result.spec, task="classification", status="lost", error="gone")
 
     board = leaderboard(changed(copy.deepcopy(results), lose))
     assert {row.section for row in board.rows} == {0} and not any("protocol" in notice for notice in board.notices)

@@ -11,13 +11,13 @@ import pytest
 from scipy import stats
 
 from reports.statistics import (
-    _signed_rank,
     average_per_repeat,
     median,
     overall,
     paired,
     possible,
     sample_sd,
+    signed_rank,
     smallest_p,
     student_t,
     summarise,
@@ -203,11 +203,11 @@ def test_signed_ranks_are_scipys_where_scipy_is_exact() -> None:
     draw = np.random.default_rng(0)
     for n in (6, 9, 20, 50):
         values = draw.normal(0.3, 1, n)
-        assert _signed_rank(values) == pytest.approx(stats.wilcoxon(values, zero_method="pratt").pvalue, rel=1e-9)
+        assert signed_rank(values) == pytest.approx(stats.wilcoxon(values, zero_method="pratt").pvalue, rel=1e-9)
     for values in ([1, 1, -1, 2, 0, 3, 0], [1, 2, 2, -2, 3, 4, 4, -1], [-1] * 7, [0, 0, 0, 0, 0, 5.0]):
         expected = stats.wilcoxon(np.asarray(values, dtype=float), zero_method="pratt").pvalue
-        assert _signed_rank(values) == pytest.approx(expected, rel=1e-9)
+        assert signed_rank(values) == pytest.approx(expected, rel=1e-9)
 
 
 def test_more_pairs_than_are_exact() -> None:
-    assert 0 < (_signed_rank(np.random.default_rng(1).normal(0.1, 1, 60)) or 0) < 1
+    assert 0 < (signed_rank(np.random.default_rng(1).normal(0.1, 1, 60)) or 0) < 1

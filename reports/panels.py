@@ -1,4 +1,4 @@
-"""Accuracy against trainable parameters: where everything stands on the picture, in its own pixels.
+"""A score against a cost: where everything stands on the page's picture, in its own pixels.
 
 One panel per dataset, logarithmic x. Names stand in a column at the right, spread so that none covers another, each
 tied to its point by a thin line; points that would cover one another are moved apart sideways by a few pixels.
@@ -9,8 +9,10 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
-from reports.columns import mean_and_sd, n_and_interval
+from reports import pareto
+from reports.columns import BY_KEY, Column, mean_and_sd, n_and_interval
 from reports.comparison import RowKey
 from reports.leaderboard import Cell, Leaderboard, Row
 from reports.statistics import Summary
@@ -21,6 +23,7 @@ SHORTEST_PLOT = 220.0
 APART = 10.0
 COLOURS = 8
 LONGEST_LABEL = 20
+TRAINABLE = "parameters.trainable"
 
 
 @dataclass(frozen=True)
@@ -60,23 +63,36 @@ class Panel:
     x_ticks: tuple[Tick, ...]
     y_ticks: tuple[Tick, ...]
     marks: tuple[Mark, ...]
+    fronts: tuple[str, ...] = ()
+    """Of each protocol, the corners of its Pareto front as SVG points."""
 
 
-def panels(board: Leaderboard) -> tuple[Panel, ...]:
-    """A panel for every dataset on which something has a result."""
+def colours_of(board: Leaderboard) -> dict[RowKey, int]:
+    """Every method's colour, the same in all pictures."""
     names = sorted({row.key for row in board.rows if not row.reference})
-    colours = {key: index % COLOURS for index, key in enumerate(names)}
+    return {key: index % COLOURS for index, key in enumerate(names)}
+
+
+def panels(board: Leaderboard, key: str = TRAINABLE) -> tuple[Panel, ...]:
+    """A panel for every dataset on which something has a result, against the cost of that path."""
+    colours = colours_of(board)
     found = []
     for index, dataset in enumerate(board.datasets):
         rows = [(row, row.cells[index]) for row in board.rows]
         shown = [(row, cell, cell.summary) for row, cell in rows if cell.summary is not None]
+        if key != TRAINABLE:  # what trains nothing has no such cost; what was not measured has no place
+            shown = [(row, cell, summary) for row, cell, summary in shown if (cell.cost(key).value or 0) > 0]
         if shown:
-            found.append(_panel(board, dataset, shown, colours))
+            found.append(_panel(board, dataset, shown, colours, BY_KEY[key]))
     return tuple(found)
 
 
 def _panel(
-    board: Leaderboard, dataset: str, shown: Sequence[tuple[Row, Cell, Summary]], colours: dict[RowKey, int]
+    board: Leaderboard,
+    dataset: str,
+    shown: Sequence[tuple[Row, Cell, Summary]],
+    colours: dict[RowKey, int],
+    column: Column,
 ) -> Panel:
     plot_height = max(SHORTEST_PLOT, LABEL_HEIGHT * (len(shown) + 1))
     height, right, bottom = TOP + plot_height + BOTTOM, WIDTH - RIGHT, TOP + plot_height
@@ -88,7 +104,7 @@ def _panel(
     def y_at(fraction: float) -> float:
         return round(bottom - (100 * fraction - y_low) / (y_high - y_low) * plot_height, 2)
 
-    trainable = [cell.cost("parameters.trainable").value or 0.0 for _, cell, _ in shown]
+    trainable = [(cell.cost(column.key).value or 0.0) * column.scale for _, cell, _ in shown]
     trained = [value for value in trainable if value > 0]
     x_low, x_high = (min(trained) / 1.25, max(trained) * 1.25) if trained else (1.0, 10.0)
 
@@ -100,27 +116,41 @@ def _panel(
     moved = iter(spread(wanted, apart=apart, low=LEFT + 6, high=right - 6))
     xs = [round(next(moved), 2) if value > 0 else None for value in trainable]
     label_ys = spread([y_at(s.mean) for _, _, s in shown], apart=LABEL_HEIGHT, low=TOP + 6, high=bottom - 4)
-    marks = []
+    marks: list[Mark] = []
+    places: dict[str | None, list[tuple[float, float]]] = {}
     for (row, cell, summary), x, label_y in zip(shown, xs, label_ys, strict=True):
         label = board.label(row) + (f" ({cell.protocol})" if cell.protocol else "")
-        parameters = f"{cell.cost('parameters.trainable').value or 0:,.0f} trainable parameters"
+        cost = f"{column.show(cell.cost(column.key).value or 0)} {column.unit or 'trainable parameters'}"
+        at = y_at(summary.mean)
+        if x is not None and not row.reference:
+            places.setdefault(cell.protocol, []).append((x, at))
         interval = summary.interval
         marks.append(
             Mark(
                 x=x,
-                y=y_at(summary.mean),
+                y=at,
                 low=y_at(interval.low) if interval is not None else None,
                 high=y_at(interval.high) if interval is not None else None,
                 label=label if len(label) <= LONGEST_LABEL else f"{label[: LONGEST_LABEL - 1]}…",
                 label_y=round(label_y, 2),
                 colour=colours.get(row.key, 0),
                 reference=row.reference,
-                tooltip=f"{label}: {mean_and_sd(summary)} % ({n_and_interval(summary)}), {parameters}",
+                tooltip=f"{label}: {mean_and_sd(summary)} % ({n_and_interval(summary)}), {cost}",
             )
         )
     x_ticks = tuple(Tick(round(x_at(v), 2), short(v)) for v in log_ticks(x_low, x_high)) if trained else ()
     y_ticks = tuple(Tick(y_at(v / 100), f"{v:g}") for v in y_values)
-    return Panel(dataset, WIDTH, height, LEFT, right, TOP, bottom, x_ticks, y_ticks, tuple(marks))
+    fronts = tuple(filter(None, (_front(places[letter]) for letter in sorted(places, key=str))))
+    return Panel(dataset, WIDTH, height, LEFT, right, TOP, bottom, x_ticks, y_ticks, tuple(marks), fronts)
+
+
+def _front(points: Sequence[tuple[float, float]]) -> str:
+    """The staircase through the points that none is left of and above, in pixels; empty for a single corner."""
+    corners = sorted({p for p, kept in zip(points, pareto.front(points), strict=True) if kept})
+    steps = [f"{corners[0][0]:g},{corners[0][1]:g}"] if len(corners) > 1 else []
+    for (_, before), (x, y) in pairwise(corners):
+        steps += [f"{x:g},{before:g}", f"{x:g},{y:g}"]
+    return " ".join(steps)
 
 
 def spread(wanted: Sequence[float], *, apart: float, low: float, high: float) -> list[float]:
