@@ -25,7 +25,7 @@ import subprocess
 import sys
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from functools import wraps
 from pathlib import Path
@@ -174,9 +174,16 @@ def summary(worker: Worker, rows: list[dict[str, Any]]) -> dict[str, Any]:
         "share": flops / 1e9 / seconds / gflops,
         "cpu_share": flops / 1e9 / (median("cpu_time_s") * median("gemm_cpu_gflops")),
         **worker.ask("memory"),
-        "stages": {name: statistics.median(row["stages"][name] for row in rows) for name in rows[0]["stages"]},
+        "stages": medians(row["stages"] for row in rows),
+        "stages_cpu": medians(row["stages_cpu"] for row in rows),
         "times": [row["step_time_s"] for row in rows],
     }
+
+
+def medians(rows: Iterable[dict[str, float]]) -> dict[str, float]:
+    """Of each number its median over rows."""
+    rows = list(rows)
+    return {name: statistics.median(row[name] for row in rows) for name in rows[0]}
 
 
 def compare(first: dict[str, Any], other: dict[str, Any]) -> dict[str, Any]:
@@ -199,7 +206,10 @@ def table(found: list[dict[str, Any]], ratios: dict[str, Any] | None) -> str:
     line("step, s", lambda row: f"{row['step_time_s']:.3f}")
     line("of that CPU, s", lambda row: f"{row['cpu_time_s']:.3f}")
     for stage in found[0]["stages"]:
-        line(f"- {stage}, s", lambda row, stage=stage: f"{row['stages'].get(stage, 0):.3f}")
+        line(
+            f"- {stage}, s (CPU)",
+            lambda row, stage=stage: f"{row['stages'][stage]:.3f} ({row['stages_cpu'].get(stage, 0):.3f})",
+        )
     line("yardstick, GFLOP/s", lambda row: f"{row['gemm_gflops']:.1f}")
     line("cost, s x GFLOP/s", lambda row: f"{row['cost']:.0f}")
     line("cost by CPU seconds", lambda row: f"{row['cpu_cost']:.0f}")
@@ -317,6 +327,7 @@ class Bench:
     def timed(self) -> dict[str, Any]:
         """Seconds of a step and of its stages, and the yardstick right after it."""
         self.clock.seconds.clear()
+        self.clock.cpu.clear()
         began, cpu = self.now(), time.process_time()
         self.step()
         taken, cpu = self.now() - began, time.process_time() - cpu
@@ -330,6 +341,7 @@ class Bench:
             "gemm_gflops": work / product,
             "gemm_cpu_gflops": work / product_cpu,
             "stages": stages,
+            "stages_cpu": {name: self.clock.cpu.get(name, 0.0) for name in STAGES},
         }
 
     def product(self) -> tuple[float, float]:
@@ -374,14 +386,16 @@ class Clock:
     """Adds up the seconds of named stages."""
 
     def __init__(self, now: Callable[[], float]) -> None:
-        self.now, self.seconds = now, defaultdict[str, float](float)
+        self.now = now
+        self.seconds, self.cpu = defaultdict[str, float](float), defaultdict[str, float](float)
 
     @contextmanager
     def stage(self, name: str) -> Iterator[None]:
         """Around what belongs to a stage."""
-        began = self.now()
+        began, cpu = self.now(), time.process_time()
         yield
         self.seconds[name] += self.now() - began
+        self.cpu[name] += time.process_time() - cpu
 
     def around(self, function: Callable[..., Any], name: str) -> Callable[..., Any]:
         """The function, timed."""

@@ -44,6 +44,7 @@ class ShiftedNorm(nn.Sequential):
     def forward(self, x: Tensor) -> Tensor:
         """(..., C) -> (..., C)."""
         norm, shift = self
+        assert isinstance(norm, nn.LayerNorm) and isinstance(shift, ScaleShift)
         weight, bias = norm.weight * shift.gamma, torch.addcmul(shift.beta, norm.bias, shift.gamma)
         return F.layer_norm(x, weight.shape, weight, bias, norm.eps)
 
