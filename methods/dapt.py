@@ -21,6 +21,7 @@ from harness.method import Adapted, Method, Probability, Task
 from harness.models.backbone import Backbone
 from harness.models.encoder import Encoder
 from harness.models.head import Pool
+from harness.models.recompute import recomputed
 from harness.models.transformer import Block, Tokens
 
 
@@ -34,7 +35,18 @@ class ScaleShift(nn.Module):
 
     def forward(self, y: Tensor) -> Tensor:
         """(..., C) -> (..., C)."""
-        return torch.addcmul(self.beta, y, self.gamma)
+        return recomputed(torch.addcmul, self.beta, y, self.gamma)
+
+
+class ShiftedNorm(nn.Sequential):
+    """A layer norm and a scale-shift, as one norm: its gain is g * gamma, its bias b * gamma + beta."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(..., C) -> (..., C)."""
+        norm, shift = self
+        assert isinstance(norm, nn.LayerNorm) and isinstance(shift, ScaleShift)
+        weight, bias = norm.weight * shift.gamma, torch.addcmul(shift.beta, norm.bias, shift.gamma)
+        return F.layer_norm(x, weight.shape, weight, bias, norm.eps)
 
 
 class DynamicAdapter(nn.Module):
@@ -55,8 +67,8 @@ class DynamicAdapter(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, T, C) -> (B, T, C); zero at the start."""
-        u = self.norm(x)
-        return self.up(self.dropout(F.gelu(self.down(u)))) * F.relu(self.scale(u))
+        u = recomputed(self.norm, x)
+        return recomputed(torch.mul, self.up(self.dropout(F.gelu(self.down(u)))), F.relu(self.scale(u)))
 
 
 class DAPTBlock(nn.Module):
@@ -64,10 +76,10 @@ class DAPTBlock(nn.Module):
 
     def __init__(self, block: Block, *, dim: int, rank: int, dropout: float, first: bool) -> None:
         super().__init__()
-        block.norm1 = self._shifted(block.norm1, dim)
+        block.norm1 = ShiftedNorm(block.norm1, ScaleShift(dim))
         block.attn.qkv = self._shifted(block.attn.qkv, 3 * dim)
         block.attn.proj = self._shifted(block.attn.proj, dim)
-        block.norm2 = self._shifted(block.norm2, dim)
+        block.norm2 = ShiftedNorm(block.norm2, ScaleShift(dim))
         block.mlp.fc1 = self._shifted(block.mlp.fc1, block.mlp.width)
         block.mlp.fc2 = self._shifted(block.mlp.fc2, dim)
         self.block, self.first = block, first
@@ -83,8 +95,8 @@ class DAPTBlock(nn.Module):
         block = self.block
         # DAPT adds the positions once, before the first block; Point-MAE adds them before every one.
         x = tokens.features + tokens.positions if self.first else tokens.features
-        x = x + block.drop_path(block.attn(block.norm1(x)))
-        z = block.norm2(x)
+        x = x + block.drop_path(block.attn(recomputed(block.norm1, x)))
+        z = recomputed(block.norm2, x)
         adapted = self.adapter(z)
         x = x + block.drop_path(block.mlp(z) + adapted)
         prompt = self.prompt_shift(F.gelu(adapted).mean(1, keepdim=True))  # (B, 1, C)
@@ -146,7 +158,7 @@ class DAPT(Method):
         adapted = encoder.with_parts(
             tokenizers=[nn.Sequential(*encoder.tokenizers, ScaleShift(encoder.dim))],
             blocks=blocks,
-            norm=nn.Sequential(encoder.norm, ScaleShift(encoder.dim)),
+            norm=ShiftedNorm(encoder.norm, ScaleShift(encoder.dim)),
         )
         added = [m for m in adapted.modules() if isinstance(m, ScaleShift | DynamicAdapter)]
         # The last block's prompt goes to the head alone; where the head reads no prompts, its gradient is zero.

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from harness.method import Adapted, Method, Task
 from harness.models.encoder import Encoder
+from harness.models.recompute import recomputed
 
 
 class ScaleShift(nn.Module):
@@ -24,7 +25,7 @@ class ScaleShift(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(..., C) -> (..., C)."""
-        return torch.addcmul(self.beta, x, self.gamma)
+        return recomputed(torch.addcmul, self.beta, x, self.gamma)
 
 
 class SSF(Method):

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from harness.geometry import Groups, gather_points, group
+from harness.models.recompute import sparing
 from harness.models.tokenizer import PositionEmbedding, Tokenizer
 from harness.models.transformer import Block, Tokens
 
@@ -112,7 +113,9 @@ class Encoder(nn.Module):
     def transform(self, tokens: Tokens, keep: Sequence[int] = ()) -> Tokens:
         """Run the blocks and the final norm; patch tokens after the blocks in `keep` go into `kept`, normed too."""
         for index, block in enumerate(self.blocks):
-            tokens = block(self._before(index, tokens))
+            tokens = self._before(index, tokens)
+            with sparing():
+                tokens = block(tokens)
             if index in keep:
                 tokens = replace(tokens, kept=(*tokens.kept, tokens.patches))
         return replace(tokens, features=self.norm(tokens.features), kept=tuple(map(self.norm, tokens.kept)))

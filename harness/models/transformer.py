@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from harness.geometry import Groups
+from harness.models.recompute import recomputed
 
 
 @dataclass(frozen=True)
@@ -130,7 +131,7 @@ class MLP(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, T, C) -> (B, T, C)."""
-        return self.fc2(F.gelu(self.fc1(x)))
+        return self.fc2(recomputed(F.gelu, self.fc1(x)))
 
 
 class Block(nn.Module):
@@ -148,6 +149,6 @@ class Block(nn.Module):
     def forward(self, tokens: Tokens) -> Tokens:
         """One block: attention and feed-forward branches on features plus positions."""
         x = tokens.features + tokens.positions
-        x = x + self.drop_path(self.attn(self.norm1(x), tokens.mask))
-        x = x + self.drop_path(self.mlp(self.norm2(x)))
+        x = x + self.drop_path(self.attn(recomputed(self.norm1, x), tokens.mask))
+        x = x + self.drop_path(self.mlp(recomputed(self.norm2, x)))
         return replace(tokens, features=x)

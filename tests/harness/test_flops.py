@@ -22,8 +22,11 @@ from harness.train import run_trial
 from harness.trial import Trial
 from harness.trial_folder import TrialFolder
 
+CLOUDS = 4
+"""Of a batch."""
 
-def make_trial(method: str, backbone: str = "point_mae", *, points: int = 128, batch: int = 4) -> Trial:
+
+def make_trial(method: str, backbone: str = "point_mae", *, points: int = 128, batch: int = CLOUDS) -> Trial:
     small = {"preset": "tiny"} | ({"depth": 1, "groups": 8, "group_size": 8} if backbone != "point_m2ae" else {})
     settings = registry.get("backbones", backbone)(**small)
     return Trial(
@@ -68,12 +71,14 @@ def test_attention_is_its_six_products_whatever_kernel_does_it(backends: list[SD
 
 
 def closed_form(backbone: PointMAE, *, classes: int) -> int:
-    """Forward FLOPs of one cloud through Point-MAE and the three-layer head, from its dimensions alone."""
+    """Forward FLOPs of one of a batch's clouds through Point-MAE and the three-layer head, from dimensions alone."""
     dim, width, groups, tokens = backbone.dim, backbone.tokenizer_width, backbone.groups, backbone.groups + 1
     points = groups * backbone.group_size
-    # the half of the tokenizer's third layer that sees the patch's maximum runs once per patch
-    tokenizer = points * (3 * width // 2 + width // 2 * width + width * 2 * width + 2 * width * dim)
+    # the half of the tokenizer's third layer that sees the patch's maximum runs once per patch, the other half is
+    # one layer with the second, whose product of weights is made once per batch
+    tokenizer = points * (3 * width // 2 + width // 2 * width + width // 2 * 2 * width + 2 * width * dim)
     tokenizer += groups * width * 2 * width
+    tokenizer += width // 2 * width * 2 * width // CLOUDS
     position = groups * (3 * 128 + 128 * dim)
     block = tokens * (3 * dim * dim + dim * dim + 2 * 4 * dim * dim) + 2 * tokens * tokens * dim
     head = 2 * dim * 256 + 256 * 256 + 256 * classes

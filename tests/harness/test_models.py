@@ -1,5 +1,6 @@
 """The encoder's parts: counts, kept tokens, weights files."""
 
+import copy
 from pathlib import Path
 
 import pytest
@@ -7,8 +8,10 @@ import torch
 from safetensors.torch import save_file
 
 from harness.errors import UserError
+from harness.models import batchnorm
 from harness.models import weights as weights_module
 from harness.models.point_mae import PointMAE
+from harness.models.tokenizer import Tokenizer
 from harness.models.transformer import DropPath
 from harness.models.weights import Weights, load_weights
 
@@ -23,6 +26,28 @@ def test_tokens_and_kept_patches() -> None:
     assert tokens.features.shape == (2, 33, 96)
     assert [kept.shape for kept in tokens.kept] == [(2, 32, 96)] * 2
     assert torch.allclose(tokens.kept[1], tokens.patches, atol=1e-6), "kept tokens go through the final norm"
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_a_frozen_tokenizer_makes_the_same_tokens_without_keeping_anything(
+    training: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also beside the function as the official code writes it."""
+    monkeypatch.setitem(batchnorm.SLICE_BYTES, "cpu", 5000)
+    first = Tokenizer(dim=12, width=8).double().train(training)
+    second, third = copy.deepcopy(first), copy.deepcopy(first).requires_grad_(False)
+    patches = torch.randn(3, 10, 6, 3, dtype=torch.float64)
+    flat = patches.flatten(0, 1)
+    local = first.point2(first.norm1(first.point1(flat)).relu())
+    mixed = first.point3(torch.cat([local.amax(1, keepdim=True).expand_as(local), local], dim=2))
+    official = first.point4(first.norm2(mixed).relu()).amax(1).view(3, 10, 12)
+    tokens, frozen = second(patches), third(patches)
+    for found in (tokens, frozen):
+        torch.testing.assert_close(found, official)
+    assert tokens.requires_grad and not frozen.requires_grad
+    for tokenizer in (second, third):
+        for ours, expected in zip(tokenizer.buffers(), first.buffers(), strict=True):
+            torch.testing.assert_close(ours, expected)
 
 
 def test_drop_path_drops_whole_samples_and_keeps_the_mean() -> None:

@@ -94,7 +94,9 @@ def test_two_processes_train_as_one(tmp_path: Path) -> None:
     assert_equal(first, second)
     assert alone.metrics.loss == pytest.approx(together.metrics.loss, rel=1e-9)
     assert together.parameters == alone.parameters
-    assert together.compute.flops_train and together.compute == alone.compute
+    assert together.compute.flops_train and alone.compute.flops_train
+    # The same work, but for products of weights alone, which every process makes.
+    assert 1 <= together.compute.flops_train / alone.compute.flops_train < 1.01
     memory = together.memory
     assert memory.host_peak is not None and memory.host_peak_sum is not None
     assert memory.host_peak < memory.host_peak_sum <= 2 * memory.host_peak

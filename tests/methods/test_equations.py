@@ -330,7 +330,12 @@ MUTANTS = [
         ("bitfit", "nn.Linear | nn.LayerNorm | _BatchNorm", "nn.Linear | nn.LayerNorm", "biases of batch norms"),
         ("bitfit", "in encoder.modules()", "in encoder.blocks.modules()", "biases outside the blocks"),
         ("bitfit", "            module.bias\n", "            module.weight\n", "biases, not weights"),
-        ("ssf", "addcmul(self.beta, x, self.gamma)", "addcmul(self.beta, x, self.gamma, value=2)", "gamma * x + beta"),
+        (
+            "ssf",
+            "recomputed(torch.addcmul, self.beta, x, self.gamma)",
+            "self.beta + 2 * x * self.gamma",
+            "gamma * x + beta",
+        ),
         ("ssf", "torch.empty(dim).normal_(1, 0.02)", "torch.ones(dim)", "the beginning is drawn"),
         ("ssf", "block.attn.proj = shifted(block.attn.proj, block.dim)", "pass", "after the attention's last layer"),
         ("ssf", "norm=shifted(encoder.norm, encoder.dim)", "norm=encoder.norm", "after the final norm"),

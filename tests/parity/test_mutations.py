@@ -21,11 +21,11 @@ FULL = tuple(
     Mutant(module, before, after, why)
     for module, before, after, why in (
         (TRANSFORMER, "norm1: nn.Module = nn.LayerNorm(dim)", "norm1 = nn.LayerNorm(dim, eps=1e-4)", "norm's epsilon"),
-        (TRANSFORMER, "F.gelu(self.fc1(x))", 'F.gelu(self.fc1(x), approximate="tanh")', "exact GELU"),
+        (TRANSFORMER, "recomputed(F.gelu, self.fc1(x))", 'F.gelu(self.fc1(x), approximate="tanh")', "exact GELU"),
         (TRANSFORMER, "attention(query, key, value,", "attention(key, query, value,", "order of query, key, value"),
         (TRANSFORMER, "x = tokens.features + tokens.positions\n", "x = tokens.features\n", "positions at every block"),
-        (TRANSFORMER, "self.attn(self.norm1(x),", "self.attn(self.norm1(x.detach()),", "gradient through attention"),
-        (TOKENIZER, "local.amax(2)", "local.mean(2)", "a patch is the maximum of its points"),
+        (TRANSFORMER, "recomputed(self.norm1, x),", "self.norm1(x.detach()),", "gradient through attention"),
+        (TOKENIZER, "point2.weight).amax(2)", "point2.weight).mean(2)", "a patch is the maximum of its points"),
         (TOKENIZER, "F.gelu(self.fc1(centers))", "F.relu(self.fc1(centers))", "GELU in the position embedding"),
         (TOKENIZER, "PointwiseNorm(hidden)", "PointwiseNorm(hidden, momentum=0.11)", "running statistics"),
         (HEAD, "tokens.patches.amax(1)", "tokens.patches.mean(1)", "the head sees the maximum of the patches"),
@@ -42,7 +42,7 @@ DAPT = tuple(
         ("F.gelu(self.down(u))", "F.relu(self.down(u))", "GELU in the adapter"),
         ("F.gelu(adapted).mean", "adapted.mean", "GELU before the mean that makes a prompt"),
         ("first=index == 0", "first=True", "positions are added once"),
-        ("torch.addcmul(self.beta, y, self.gamma)", "(y + self.beta) * self.gamma", "scale, then shift"),
+        ("recomputed(torch.addcmul, self.beta, y, self.gamma)", "(y + self.beta) * self.gamma", "scale, then shift"),
         ("adapted = self.adapter(z)", "adapted = self.adapter(x)", "the adapter sees normalised tokens"),
         ("block.mlp(z) + adapted)", "block.mlp(z) + adapted.detach())", "gradient of the adapter"),
         ("isinstance(m, ScaleShift | DynamicAdapter)", "isinstance(m, DynamicAdapter)", "scale-shifts train"),

@@ -1,0 +1,83 @@
+"""Tensors that a backward pass makes anew instead of keeping them.
+
+What costs memory in a frozen transformer with small trainable parts is not the parts but what autograd keeps for them:
+the output of every scale, norm and activation, beside the input that it was made of. `recomputed` notes how a tensor
+was made, and within `sparing()` autograd keeps, in its place, what it was made of, which is mostly kept anyway. The
+numbers are the same to the bit: the same function runs on the same inputs once more.
+"""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd.graph import saved_tensors_hooks
+
+
+def recomputed(function: Callable[..., Tensor], *inputs: Tensor) -> Tensor:
+    """function(*inputs), noted as cheap enough to be done again in the backward pass.
+
+    The function must give the same again: no random numbers, no statistics. Its inputs must not be changed in place
+    before the backward pass (RuntimeError, where that can be seen).
+    """
+    output = function(*inputs)
+    if torch.is_grad_enabled() and output.requires_grad:
+        output.untyped_storage().recipe = _Recipe(function, inputs, output)  # type: ignore[attr-defined]
+    return output
+
+
+def sparing() -> saved_tensors_hooks:
+    """A context in which autograd keeps of `recomputed` tensors what they were made of."""
+    return saved_tensors_hooks(_pack, _unpack)
+
+
+class _Recipe:
+    """How a tensor is made again. It lies on the tensor's storage, so that views of the tensor lead to it."""
+
+    def __init__(self, function: Callable[..., Tensor], inputs: tuple[Tensor, ...], output: Tensor) -> None:
+        self.function = function
+        # A leaf stays itself: where parameters are divided among processes, its data comes and goes.
+        self.inputs = [_pack(each if each.is_leaf else each.detach()) for each in inputs]
+        self.versions = [each._version if isinstance(each, Tensor) else None for each in self.inputs]
+        self.precision = _precision(output.device.type)
+        self.made: Callable[[], Tensor | None] = lambda: None
+
+    def make(self) -> Tensor:
+        """The tensor; the same one as long as somebody still holds it."""
+        if (made := self.made()) is not None:
+            return made
+        for each, version in zip(self.inputs, self.versions, strict=True):
+            if isinstance(each, Tensor) and each._version != version:
+                raise RuntimeError("what a tensor was made of was changed in place before the backward pass")
+        with torch.no_grad(), self.precision():
+            made = self.function(*map(_unpack, self.inputs))
+        self.made = weakref.ref(made)
+        return made
+
+
+def _precision(device: str) -> Callable[[], AbstractContextManager[Any]]:
+    """Autocasting as it is now, which a backward pass does not have."""
+    if not torch.amp.is_autocast_available(device):  # tensors without values
+        return nullcontext
+    enabled, dtype = torch.is_autocast_enabled(device), torch.get_autocast_dtype(device)
+    return partial(torch.autocast, device, dtype, enabled=enabled)
+
+
+def _pack(tensor: Tensor) -> Any:
+    recipe = getattr(tensor.untyped_storage(), "recipe", None)
+    if recipe is None:
+        return tensor
+    return recipe, tensor.size(), tensor.stride(), tensor.storage_offset()
+
+
+def _unpack(packed: Any) -> Tensor:
+    if isinstance(packed, Tensor):
+        return packed
+    recipe, size, stride, offset = packed
+    made: Tensor = recipe.make()
+    return made.as_strided(size, stride, offset)

@@ -1,0 +1,81 @@
+"""What is made anew in the backward pass is what was there, and nothing is kept for it."""
+
+import weakref
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from harness.models.recompute import recomputed, sparing
+
+
+def network(x: Tensor, scale: Tensor, weight: Tensor) -> Tensor:
+    """A norm, a scale and an activation in a row, then views of the outcome and a product."""
+    z = recomputed(lambda t: F.layer_norm(t, t.shape[-1:]), x)
+    h = recomputed(F.gelu, recomputed(torch.mul, z, scale))
+    first, second = h.view(*h.shape[:-1], 2, -1).unbind(-2)
+    return (first * second) @ weight
+
+
+def inputs(dtype: torch.dtype = torch.float64) -> list[Tensor]:
+    return [torch.randn(*shape, dtype=dtype, requires_grad=True) for shape in ((5, 3, 8), (8,), (4, 6))]
+
+
+def test_gradients_are_the_same_to_the_bit() -> None:
+    given = inputs(torch.float32)
+    with sparing():
+        spared = network(*given)
+    plain = network(*given)
+    assert torch.equal(spared, plain)
+    found, expected = (torch.autograd.grad(y.square().sum(), given) for y in (spared, plain))
+    assert all(torch.equal(a, b) for a, b in zip(found, expected, strict=True))
+
+
+@pytest.mark.parametrize("learns", [(True, True, True), (False, True, True), (True, False, False)])
+def test_gradients_are_the_functions(learns: tuple[bool, ...]) -> None:
+    def spared(*given: Tensor) -> Tensor:
+        with sparing():
+            return network(*given)
+
+    given = [value.requires_grad_(wanted) for value, wanted in zip(inputs(), learns, strict=True)]
+    assert torch.autograd.gradcheck(spared, given)
+    assert torch.autograd.gradgradcheck(spared, given)
+
+
+@pytest.mark.parametrize("spare", [True, False])
+def test_only_what_it_was_made_of_is_kept(spare: bool) -> None:
+    x = torch.randn(4, 8, requires_grad=True) * 1
+    with sparing() if spare else torch.enable_grad():
+        made = recomputed(F.gelu, x)
+        square = made * made
+    storage = weakref.ref(made.untyped_storage())
+    del made
+    assert (storage() is None) == spare
+    square.sum().backward()
+
+
+def test_in_low_precision_it_is_made_as_it_was() -> None:
+    norm, layer = nn.LayerNorm(8), nn.Linear(8, 4)
+    x = torch.randn(3, 8, requires_grad=True)
+    gradients = []
+    for context in (sparing(), torch.enable_grad()):
+        with torch.autocast("cpu", torch.bfloat16), context:
+            y = layer(recomputed(torch.mul, recomputed(norm, x), layer(x).mean()))
+        gradients.append(torch.autograd.grad(y.sum(), [x, *layer.parameters()]))
+    assert all(torch.equal(a, b) for a, b in zip(*gradients, strict=True))
+
+
+def test_a_change_in_between_is_noticed() -> None:
+    x = torch.randn(4, requires_grad=True) * 1
+    with sparing():
+        y = recomputed(torch.sin, x).square()
+    x.add_(1)
+    with pytest.raises(RuntimeError, match=r"changed in place|modified by an inplace"):
+        y.sum().backward()
+
+
+def test_without_gradients_nothing_is_noted() -> None:
+    with torch.no_grad(), sparing():
+        made = recomputed(torch.sin, torch.randn(4, requires_grad=True))
+    assert not hasattr(made.untyped_storage(), "recipe")
