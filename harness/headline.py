@@ -26,6 +26,8 @@ class Headline:
     """Settings that such results do not depend on, by field path."""
     beside: tuple[str, ...] = ()
     """Further fields that only results of such tasks have."""
+    scored: bool = True
+    """Whether there is such a number at all; else trials are for what they cost."""
     counted: bool = False
     """Whether the headline is correct / total items, so that only certain values can occur."""
 
@@ -75,6 +77,7 @@ NO_SCORE = Headline(
     meaning="nothing: random clouds have no score",
     mean_key="class_score",
     mean_title="class score",
+    scored=False,
 )
 """Of trials that are for what they cost; such fields there are none."""
 HEADLINES = {

@@ -128,6 +128,16 @@ class Result(Record):
         return self.status in UNFINISHED or self.crowded
 
     @property
+    def on_a_shared_gpu(self) -> bool:
+        """Whether others were on its GPU: trials of the harness (`gpus: shared`), or whoever was there before it."""
+        return bool(self.environment.get("gpu_share") or self.environment.get("gpu_busy"))
+
+    @property
+    def for_costs(self) -> bool:
+        """Whether it is done, and was never to have a score."""
+        return self.status == "done" and not self.headline.scored
+
+    @property
     def headline(self) -> Headline:
         """What results of this task are judged by; those of a task of a newer harness, by their accuracy."""
         return HEADLINES.get(self.task, ACCURACY)

@@ -109,6 +109,8 @@ def _versus(board: Leaderboard, grouped: Grouped, results: SuiteResults) -> Vers
 
 def _how_to_read(board: Leaderboard) -> str:
     measure = board.measure
+    if measure is not None and not measure.scored:
+        return "What training costs, on clouds without a shape: there are no scores, and nothing is ranked."
     if measure is not None:
         return HOW_TO_READ.format(title=measure.title, meaning=measure.meaning)
     parts = [f"on {name}, {headline.title}" for name, headline in zip(board.datasets, board.headlines, strict=True)]
@@ -280,9 +282,14 @@ def _compared(board: Leaderboard) -> Leaderboard:
         rows=tuple(replace(placed(row), pareto=row.key in efficient) for row in board.rows),
         pareto_by=by,
         comparisons=tuple(comparisons),
-        findings=tuple(filter(None, findings)) or ("No method has a result yet.",),
+        findings=tuple(filter(None, findings)) or (_nothing_to_say(board),),
         caveats=tuple(filter(None, caveats)),
     )
+
+
+def _nothing_to_say(board: Leaderboard) -> str:
+    costs_only = board.measure is not None and not board.measure.scored
+    return "These trials are for what they cost." if costs_only else "No method has a result yet."
 
 
 def _efficient(board: Leaderboard) -> tuple[tuple[str, ...], set[RowKey]]:
@@ -311,7 +318,7 @@ def _efficient(board: Leaderboard) -> tuple[tuple[str, ...], set[RowKey]]:
 
 
 def _counts(entries: Sequence[Entry]) -> Counts:
-    done = sum(score(entry) is not None for entry in entries)
+    done = sum(score(e) is not None or (e.result is not None and e.result.for_costs) for e in entries)
     missing = sum(entry.result is None for entry in entries)
     return Counts(trials=len(entries), done=done, failed=len(entries) - done - missing, missing=missing)
 

@@ -48,6 +48,8 @@ def build_cell(dataset: str, trials: Sequence[Entry], *, protocol: str | None) -
         value, result = score(entry), entry.result
         if result is None:
             missing += 1
+        elif result.for_costs:
+            continue
         elif value is None:
             failures[lacking(result) if result.status == "done" else result.status] += 1
         else:
@@ -109,6 +111,10 @@ def _asides(trials: Sequence[Entry]) -> tuple[Score, ...]:
     return tuple(found)
 
 
+ALONE = ("time.", "memory.", "compute.energy")
+"""Costs that others on the same GPU change, by the beginning of their field."""
+
+
 def build_costs(trials: Sequence[Entry]) -> tuple[Cost, ...]:
     """Every cost over the finished trials, in the unit of result.json; null with its reason."""
     done = [entry.result for entry in trials if entry.result is not None and entry.result.status == "done"]
@@ -116,7 +122,10 @@ def build_costs(trials: Sequence[Entry]) -> tuple[Cost, ...]:
 
 
 def _cost(column: Column, done: Sequence[Result]) -> Cost:
-    found = (_value(result, column.key) for result in done)
+    comparable = _comparable(column, done)
+    if done and not comparable:
+        return Cost(column.key, None, "the GPU was shared with others: not comparable")
+    found = (_value(result, column.key) for result in comparable)
     values = [value for value in found if value is not None and math.isfinite(value)]
     if values:
         return Cost(column.key, max(values) if column.over_trials == "max" else median(values), None)
@@ -125,6 +134,13 @@ def _cost(column: Column, done: Sequence[Result]) -> Cost:
     section = column.key.partition(".")[0]
     reasons = {result.reasons.get(column.key, result.reasons.get(section, "")) for result in done} - {""}
     return Cost(column.key, None, "; ".join(sorted(reasons)) or "not recorded")
+
+
+def _comparable(column: Column, done: Sequence[Result]) -> Sequence[Result]:
+    """Those that had their GPU alone, where that matters; what is predicted is the same either way."""
+    if column.key == "memory.estimated" or not column.key.startswith(ALONE):
+        return done
+    return [result for result in done if not result.on_a_shared_gpu]
 
 
 def _value(result: Result, key: str) -> float | None:

@@ -250,7 +250,7 @@ class Leaderboard:
     def headlines(self) -> tuple[Headline, ...]:
         """What the trials on each dataset are judged by, in the order of `datasets`."""
         cells = [cell for row in self.rows for cell in row.cells]
-        scored = {cell.dataset: cell.headline for cell in cells if cell.summary is not None}
+        scored = {cell.dataset: cell.headline for cell in cells if cell.summary is not None or not cell.headline.scored}
         return tuple(scored.get(dataset, ACCURACY) for dataset in self.datasets)
 
     @property

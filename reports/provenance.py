@@ -161,6 +161,9 @@ def notices(results: Sequence[Result]) -> list[str]:
     mixed = [ENVIRONMENT[key] for key in HARDWARE if len(seen.get(ENVIRONMENT[key], ())) > 1]
     if mixed:
         found.append(f"Trials ran on different hardware ({listed(mixed)}): times and memory do not compare.")
+    shared = sum(result.on_a_shared_gpu for result in results)
+    if shared:
+        found.append(f"{count(shared, 'trial')} ran on a GPU with others: their times and memory are left out.")
     mixed = [ENVIRONMENT[key] for key in VERSIONS if len(seen.get(ENVIRONMENT[key], ())) > 1]
     if mixed:
         found.append(f"Trials ran with different versions ({listed(mixed)}); all are listed below.")

@@ -18,7 +18,7 @@ def troubles(grouped: Mapping[RowKey, Sequence[Entry]], datasets: Sequence[str])
     found: dict[tuple[RowKey, str, str, str], list[tuple[int, int | None]]] = {}
     for key, trials in sorted(grouped.items()):
         for trial in trials:
-            if score(trial) is None:
+            if score(trial) is None and not (trial.result is not None and trial.result.for_costs):
                 found.setdefault((key, trial.dataset, *_trouble(trial.result)), []).append((trial.seed, trial.fold))
     return tuple(
         Trouble(
