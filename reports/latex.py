@@ -154,7 +154,7 @@ def _row(row: Row, columns: Sequence[Column], several: bool) -> list[str]:
         cells.append(_score(row.overall, row.standing))
     lines = [_line([*cells, *(escape(column.show(row.cost(column.key).value)) for column in columns)])]
     if any(cell.published for cell in row.cells):
-        known = [_grey("; ".join(map(_published, cell.published))) if cell.published else "" for cell in row.cells]
+        known = [_grey("; ".join(map(_published, cell.published_here))) if cell.published else "" for cell in row.cells]
         lines.append(_line([_grey("published"), *known, *([""] if several else []), *([""] * len(columns))]))
     return lines
 

@@ -122,6 +122,12 @@ class Cell:
     """Of the mean over seeds (or folds), beside the interval of `summary`."""
     published: tuple[Published, ...] = ()
 
+    @property
+    def published_here(self) -> tuple[Published, ...]:
+        """What stands in the cell itself: of our protocol where there is any, else of an unknown one."""
+        known = tuple(found for found in self.published if found.same_protocol)
+        return known or self.published
+
     def aside(self, key: str) -> Score | None:
         """The score beside the headline of that name, where there is one."""
         return next((score for score in self.asides if score.key == key), None)
