@@ -98,7 +98,7 @@ class Worker:
             for name, value in vars(setting).items()
             if value is not None and not isinstance(value, bool) and name != "against"
         ]
-        threads = str(setting.threads)
+        self.setting, threads = setting, str(setting.threads)
         environment = os.environ | {
             "PYTHONPATH": str(Path(setting.checkout).resolve()),
             "OMP_NUM_THREADS": threads,
@@ -112,7 +112,7 @@ class Worker:
             stdout=subprocess.PIPE,
             text=True,
         )
-        self.setting, self.ready = setting, self.heard()
+        self.ready = self.heard()
 
     def heard(self) -> dict[str, Any]:
         """What it says next. Exits when it has ended instead; its own error is on the screen."""

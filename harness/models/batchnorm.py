@@ -1,7 +1,7 @@
 """Batch normalisation of points, exact and lean, with the statistics of this process or of all of a trial's.
 
 Torch's own has two kernels on a CPU: the one for (N, C) adds up in 32 bits and is inexact enough to flip near-ties of a
-maximum over points; the one for the official code's (R, C, M) is exact and fifteen times slower. Here sums are taken
+maximum over points; the one for the official code's (R, C, M) is exact and slow. Here sums are taken
 slice by slice, so that they stay exact and in the processor's cache. And torch's SyncBatchNorm
 (`protocol.batchnorm: global`) is for CUDA alone; this one runs wherever processes can add tensors up, gloo included.
 """
