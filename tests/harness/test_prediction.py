@@ -111,8 +111,8 @@ def square(number: int) -> int:
     return number**2
 
 
-@pytest.mark.parametrize("workers", [1, 2, 9])
+@pytest.mark.parametrize("workers", [2, pytest.param(9, marks=pytest.mark.slow)])
 def test_a_thing_that_kills_its_process_takes_no_other_along(workers: int) -> None:
-    outcomes = dict(in_children(square, range(6), preload="harness.errors", workers=workers))
-    assert outcomes == {0: 0, 1: 1, 2: 4, 3: None, 4: 16, 5: 25}
+    outcomes = dict(in_children(square, range(5), preload="harness.errors", workers=workers))
+    assert outcomes == {0: 0, 1: 1, 2: 4, 3: None, 4: 16}
     assert dict(in_children(square, [], preload="harness.errors", workers=workers)) == {}

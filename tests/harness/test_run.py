@@ -48,7 +48,7 @@ def test_run_resume_and_share(tmp_path: Path) -> None:
     found = results(tmp_path)
     assert {result["status"] for result in found.values()} == {"done"}
     assert all(result["metrics"]["total"] == 135 for result in found.values())
-    assert {Path(path).suffix for path in summary["reports"]} == {".md", ".csv", ".json", ".html"}
+    assert {Path(path).suffix for path in summary["reports"]} == {".md", ".csv", ".json", ".html", ".tex", ".parquet"}
     assert all((tmp_path / path).stat().st_size > 100 for path in summary["reports"])
     assert (tmp_path / "results" / "mlflow.db").is_file() and summary["mlflow"] is None
     assert not list(tmp_path.glob("results/trials/*/running.json"))
