@@ -28,6 +28,8 @@ class Evaluation:
     prediction: npt.NDArray[np.int64]
     label: npt.NDArray[np.int64]
     loss: float
+    confidence: npt.NDArray[np.float32] | None = None
+    """Probability that the model gave to what it predicted; None where it gives none."""
 
     @property
     def correct(self) -> int:
@@ -55,9 +57,11 @@ class Evaluation:
             loss=self.loss if math.isfinite(self.loss) else None,
         )
 
-    def columns(self) -> dict[str, npt.NDArray[np.int16]]:
+    def columns(self) -> dict[str, npt.NDArray[np.number]]:
         """As predictions.npz keeps them."""
-        return {"prediction": self.prediction.astype(np.int16), "label": self.label.astype(np.int16)}
+        found: dict[str, npt.NDArray[np.number]] = {"prediction": self.prediction.astype(np.int16)}
+        found["label"] = self.label.astype(np.int16)
+        return found if self.confidence is None else found | {"confidence": self.confidence.astype(np.float16)}
 
 
 Item = TypeVar("Item")
@@ -164,4 +168,5 @@ def in_order(found: Sequence[tuple[Tensor, ...]], items: int) -> list[Tensor]:
 
 def _judged(scores: Tensor, labels: Tensor) -> Evaluation:
     loss = F.cross_entropy(scores, labels)
-    return Evaluation(scores.argmax(1).cpu().numpy(), labels.cpu().numpy(), loss.item())
+    confidence = scores.softmax(1).amax(1).cpu().numpy()
+    return Evaluation(scores.argmax(1).cpu().numpy(), labels.cpu().numpy(), loss.item(), confidence)

@@ -8,9 +8,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from harness.store import SuiteResults
+
+if TYPE_CHECKING:
+    from harness.one_trial import OneTrial
 
 
 @dataclass(frozen=True)
@@ -22,6 +25,8 @@ class Reporter:
     """Its file, or folder, in the report's folder."""
     after_run: bool = True
     """Whether a run writes it at its end; what takes seconds is left to `harness report`."""
+    one_trial: Callable[[OneTrial, Path], None] | None = None
+    """Writes a page of one trial, where the format has such: what `harness show trial --html` asks for."""
 
     def __call__(self, results: SuiteResults, path: Path) -> None:
         """Write it."""

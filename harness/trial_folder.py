@@ -321,7 +321,7 @@ class TrialWriter:
         with self._writing(), (self.path / "metrics.jsonl").open("a") as file:
             file.write(json.dumps(row) + "\n")
 
-    def write_predictions(self, columns: Mapping[str, npt.NDArray[np.integer]]) -> None:
+    def write_predictions(self, columns: Mapping[str, npt.NDArray[np.number]]) -> None:
         """Per-item test predictions and labels, ordered by item index, and those by vote where there was one."""
         content = io.BytesIO()
         np.savez_compressed(content, allow_pickle=False, **columns)
@@ -360,7 +360,7 @@ class Onlooker:
     def log_metrics(self, row: dict[str, Any]) -> None:
         """Nothing."""
 
-    def write_predictions(self, columns: Mapping[str, npt.NDArray[np.integer]]) -> None:
+    def write_predictions(self, columns: Mapping[str, npt.NDArray[np.number]]) -> None:
         """Nothing."""
 
     def write_file(self, name: str | Path, content: bytes | str) -> None:

@@ -9,12 +9,11 @@ from itertools import islice
 import numpy as np
 import numpy.typing as npt
 
-from harness.atomic import read_json
+from harness import clouds
+from harness.mistakes import Predictions
 from harness.store import SuiteResults
-from harness.trial_folder import ADAPTER_CARD
 from reports import evidence
 from reports.comparison import RowKey
-from reports.items import Predictions
 
 MOST_CLASSES = 1_000
 LOOKS = 20
@@ -69,22 +68,14 @@ def by_class(results: SuiteResults) -> tuple[ByClass, ...]:
     return tuple(tables)
 
 
-def class_names(results: SuiteResults, dataset: str, classes: int) -> tuple[str, ...]:
-    """As the card of a trained adapter names them, of the first trials that have one; by number where there is none."""
-    known: dict[str, tuple[str, ...]] = results.worked_out.setdefault("class names", {})
-    if dataset not in known:
-        known[dataset] = _on_a_card(results, dataset)
-    names = known[dataset]
+def class_names(results: SuiteResults, dataset: str, classes: int, *, fold: int | None = None) -> tuple[str, ...]:
+    """Names of a dataset's classes, as its first finished trials know them; by number where nobody here does."""
+    known: dict[tuple[str, int | None], tuple[str, ...]] = results.worked_out.setdefault("class names", {})
+    key = (dataset, fold)
+    if key not in known:
+        own = ((e, e.result) for e in results.entries if (e.dataset, e.fold) == key and e.result is not None)
+        done = ((entry, result) for entry, result in own if result.status == "done")
+        told = (clouds.class_names(results.folder(entry), result) for entry, result in islice(done, LOOKS))
+        known[key] = next(filter(None, told), ())
+    names = known[key]
     return names[:classes] if len(names) >= classes else tuple(f"class {index}" for index in range(classes))
-
-
-def _on_a_card(results: SuiteResults, dataset: str) -> tuple[str, ...]:
-    """Empty where there is none."""
-    done = (e for e in results.entries if e.dataset == dataset and e.result is not None and e.result.status == "done")
-    for entry in islice(done, LOOKS):
-        folder = results.folder(entry)
-        card = read_json(folder.path / ADAPTER_CARD) if folder is not None else None
-        names = card.get("classes") if isinstance(card, dict) else None
-        if isinstance(names, list) and all(isinstance(name, str) for name in names):
-            return tuple(names)
-    return ()

@@ -15,13 +15,14 @@ from typing import Any
 
 import numpy as np
 
+from harness.mistakes import Predictions, read_predictions
 from harness.result import Result
 from harness.store import Entry, SuiteResults
 from reports import evidence
 from reports.cells import score
 from reports.classes import class_names, confusion
 from reports.curves import read_curves
-from reports.items import Predictions, read
+from reports.gallery import Gallery, place
 
 MOST_TRIALS = 1_000
 """With more trials, details lie in pages beside the leaderboard."""
@@ -101,6 +102,7 @@ class Details:
         self._large = len(results.entries) > evidence.MOST_TRIALS
         self._shared: dict[str, dict[str, int]] = {"configs": {}, "machines": {}}
         self._classes: dict[str, list[str]] = {}
+        self._gallery = Gallery(results)
         self._by_id: dict[str, dict[str, Any]] = {}
 
     def add(self, entry: Entry) -> None:
@@ -117,15 +119,16 @@ class Details:
             found["curves"] = {name: _columns(curve) for name, curve in curves.items()}
             found["log"] = log_end(folder.path / "log.txt", LOG if result.status == "done" else FAILED_LOG)
             known = result.headline.counted and not self._large
-            predictions = read(folder.path / "predictions.npz") if known else None
+            predictions = read_predictions(folder.path / "predictions.npz") if known else None
             if predictions is not None and result.status == "done":
                 found["classes"] = self._by_class(entry, predictions)
+                found["look"] = self._gallery.add(entry, predictions)
         self._by_id[entry.id] = {key: value for key, value in found.items() if value not in (None, {}, [], "")}
 
     def content(self) -> dict[str, Any]:
         """For the page's script."""
         shared = {key: [json.loads(text) for text in table] for key, table in self._shared.items()}
-        return shared | {"classes": self._classes, "by": self._by_id}
+        return shared | {"classes": self._classes, "clouds": self._gallery.content(), "by": self._by_id}
 
     def _number(self, table: str, value: Mapping[str, Any]) -> int:
         known = self._shared[table]
@@ -136,9 +139,9 @@ class Details:
         largest = int(max(predictions.label.max(), predictions.prediction.max()))
         if int(predictions.prediction.min()) < 0 or largest >= MOST_CLASSES:
             return None
-        key = entry.dataset if entry.fold is None else f"{entry.dataset} fold {entry.fold}"
+        key = place(entry)
         if len(self._classes.get(key, ())) <= largest:
-            self._classes[key] = list(class_names(self._results, entry.dataset, largest + 1))
+            self._classes[key] = list(class_names(self._results, entry.dataset, largest + 1, fold=entry.fold))
         table = confusion([predictions], largest + 1)
         wrong = table - np.diag(np.diag(table))
         order = np.argsort(-wrong, axis=None, kind="stable")[:CONFUSIONS]

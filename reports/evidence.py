@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+from harness.mistakes import Predictions, read_predictions
 from harness.store import Entry, SuiteResults
-from reports.items import Predictions, read
 
 MOST_TRIALS = 2_000
 """Of larger suites predictions are not read for comparisons: they would take most of a report's time."""
@@ -39,7 +39,7 @@ def _read(results: SuiteResults, entry: Entry) -> Predictions | None:
     folder, result = results.folder(entry), entry.result
     if folder is None or result is None or result.status != "done" or not result.headline.counted:
         return None
-    found = read(folder.path / "predictions.npz")
+    found = read_predictions(folder.path / "predictions.npz")
     if found is None or (len(found.label), int(found.right.sum())) != (result.metrics.total, result.metrics.correct):
         return None
     return found

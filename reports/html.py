@@ -20,8 +20,10 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup, escape
 
 from harness.atomic import write_atomically
+from harness.one_trial import OneTrial
+from harness.reporter import Reporter
 from harness.store import SuiteResults
-from reports import columns, details, panels, tables
+from reports import columns, details, gallery, panels, tables
 from reports.build import leaderboard
 from reports.classes import ByClass, by_class
 from reports.clearing import clear
@@ -32,6 +34,7 @@ from reports.panels import Panel
 from reports.statistics import Summary
 
 FOLDER = Path(__file__).parent
+SCRIPTS = ("leaderboard.js", "gallery.js", "trial.js", "trials.js")
 STRIP_WIDTH = 92.0
 TRIAL_PAGE = re.compile(r"\d{3,}\.html")
 MOST_FOR_PICTURES = 2_000
@@ -96,6 +99,23 @@ def write(results: SuiteResults, path: Path) -> None:
     write_atomically(path, render(leaderboard(results), data=data, curves=curves, classes=classes))
 
 
+def write_trial(trial: OneTrial, path: Path) -> None:
+    """A page of one trial: what it left, and the clouds that it got wrong.
+
+    Raises UserError where it got some wrong and their clouds cannot be shown.
+    """
+    entry = trial.entry
+    results = SuiteResults(entry.name, "", "", (entry,), output=trial.store.output)
+    known = details.gathered(results, [entry])
+    gallery.of_one(trial, known)
+    data: dict[str, Any] = {"index": details.index([entry], None), "details": known, "folder": ""}
+    write_atomically(path, _fill("one_trial.html.j2", data, name=entry.name, id=entry.id))
+
+
+HTML = Reporter(write, "leaderboard.html", one_trial=write_trial)
+"""The entry point."""
+
+
 def render(
     board: Leaderboard,
     *,
@@ -147,7 +167,7 @@ def _fill(template: str, data: Mapping[str, Any], **values: Any) -> str:
 @cache
 def page_script() -> str:
     """All of a page's script."""
-    return "\n" + "".join((FOLDER / name).read_text(encoding="utf-8") for name in ("leaderboard.js", "trials.js"))
+    return "\n" + "".join((FOLDER / name).read_text(encoding="utf-8") for name in SCRIPTS)
 
 
 @cache

@@ -7,58 +7,19 @@ item's difference is averaged first, and the interval is over items: the trained
 
 from __future__ import annotations
 
-import io
-import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 from scipy import stats
 
+from harness.mistakes import Predictions
 from reports.statistics import CONFIDENCE, Interval, mean
 
 Run = tuple[int, int | None]
 """Seed and fold."""
-LARGEST = 8_000_000
-"""Bytes of a predictions file, unpacked, that are read: two columns of a million items."""
 _ENDS = float(stats.norm.ppf((1 + CONFIDENCE) / 2))
-
-
-@dataclass(frozen=True, eq=False)
-class Predictions:
-    """Classes predicted and true of every test item (N,), in the order of the test split."""
-
-    prediction: npt.NDArray[np.int32]
-    label: npt.NDArray[np.int32]
-
-    @property
-    def right(self) -> npt.NDArray[np.bool_]:
-        """Which items are right."""
-        return self.prediction == self.label
-
-
-def read(path: Path) -> Predictions | None:
-    """predictions.npz of a classification; None when there is none, or it is of another shape, too large or damaged."""
-    try:
-        with zipfile.ZipFile(path) as archive:
-            if sum(info.file_size for info in archive.infolist()) > LARGEST:
-                return None
-            columns = [_column(archive.read(f"{name}.npy")) for name in ("prediction", "label")]
-    except (OSError, KeyError, ValueError, EOFError, zipfile.BadZipFile, NotImplementedError, RuntimeError):
-        return None
-    prediction, label = columns
-    if prediction.ndim != 1 or prediction.shape != label.shape or not prediction.size or label.min() < 0:
-        return None
-    return Predictions(prediction, label)
-
-
-def _column(content: bytes) -> npt.NDArray[np.int32]:
-    found = np.lib.format.read_array(io.BytesIO(content), allow_pickle=False)
-    if found.dtype.kind not in "iu":
-        raise ValueError("no whole numbers")
-    return found.astype(np.int32)
 
 
 def mcnemar(first_only: int, second_only: int) -> float:

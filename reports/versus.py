@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
+from harness.mistakes import Predictions
 from reports.across import (
     Estimate,
     Friedman,
@@ -22,7 +23,7 @@ from reports.across import (
     why_no_ranks,
 )
 from reports.comparison import RowKey
-from reports.items import ItemDifference, Predictions, Run, compare_items
+from reports.items import ItemDifference, Run, compare_items
 from reports.leaderboard import Cell, Leaderboard, Row
 from reports.resampling import bootstrap_mean, stratified_mean
 from reports.statistics import (

@@ -1,20 +1,24 @@
-"""list, show and schema: what is installed, what it counts, what a suite may hold."""
+"""list, show and schema: what is installed, what it counts, what a suite may hold; what became of a trial."""
 
 from __future__ import annotations
 
 import json
+import shlex
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.markup import escape
 from rich.table import Table
 
-from harness.cli.options import AsJson, SuiteName, make_console, print_json
+from harness.cli.options import AsJson, Output, SuiteName, make_console, print_json
 from harness.errors import UserError
 
+if TYPE_CHECKING:
+    from harness.one_trial import OneTrial
+
 app = typer.Typer()
-show_app = typer.Typer(no_args_is_help=True, help="Show a method's parameters, a dataset, a suite or weights.")
+show_app = typer.Typer(no_args_is_help=True, help="Show a method's parameters, a dataset, a suite, weights or a trial.")
 app.add_typer(show_app, name="show")
 
 
@@ -129,3 +133,53 @@ def show_weights(name: Annotated[str, typer.Argument(help="Weights.")]) -> None:
     from harness.describe import describe_weights
 
     print_json(describe_weights(name))
+
+
+@show_app.command("trial")
+def show_trial(
+    trial: Annotated[
+        str, typer.Argument(metavar="TRIAL", help="Identity of a trial, its first characters, or its folder.")
+    ],
+    page: Annotated[
+        Path | None,
+        typer.Option("--html", metavar="FILE", help="Write a page with the clouds that it got wrong, to look at."),
+    ] = None,
+    items: Annotated[int, typer.Option(min=1, max=500, help="Wrong items to show.")] = 12,
+    output: Output = Path("results"),
+    as_json: AsJson = False,
+) -> None:
+    """A trial's configuration, numbers, curves and mistakes; with --html, the clouds that it got wrong."""
+    from harness.one_trial import one_trial
+
+    found = one_trial(trial, output, items=items)
+    if page is not None:
+        _write_page(found, page)
+    if as_json:
+        print_json(found.as_json())
+        return
+    from harness.trial_text import trial_lines
+
+    for line in trial_lines(found):
+        typer.echo(line)
+    if page is not None:
+        typer.echo(f"\npage: {page}")
+    elif found.wrong:
+        typer.echo(f"\nthe clouds: harness show trial {found.entry.id}{_where(output)} --html trial.html")
+
+
+def _where(output: Path) -> str:
+    """The option that leads there, where it is needed."""
+    return "" if output == Path("results") else f" --output {shlex.quote(str(output))}"
+
+
+def _write_page(trial: OneTrial, path: Path) -> None:
+    from harness import registry
+    from harness.reporter import as_reporter
+
+    write = as_reporter("html", registry.get("reporters", "html")).one_trial
+    if write is None:
+        raise UserError("the installed reporter 'html' writes no page of one trial; install this version anew")
+    try:
+        write(trial, path)
+    except OSError as error:
+        raise UserError(f"{path}: cannot be written ({error.strerror or error})") from None

@@ -57,7 +57,7 @@ class Outcome(Protocol):
     def metrics(self) -> Metrics:
         """As results keep them."""
 
-    def columns(self) -> Mapping[str, npt.NDArray[np.integer]]:
+    def columns(self) -> Mapping[str, npt.NDArray[np.number]]:
         """As predictions.npz keeps them, in index order."""
 
 

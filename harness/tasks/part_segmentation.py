@@ -24,6 +24,7 @@ from harness.data.splits import carve_validation
 from harness.errors import UserError
 from harness.evaluation import Processes, in_order
 from harness.method import Attached, Task, attach_with
+from harness.mistakes import shape_miou
 from harness.models.encoder import Encoder
 from harness.models.head import Headed, classification_loss
 from harness.models.segmentation import PartHead, Segmenter, thirds
@@ -58,18 +59,7 @@ class PartEvaluation:
 
         A part that is neither told nor true in the cloud counts 1.
         """
-        items, parts = len(self.label), self.allowed.shape[1]
-        cells = np.arange(items)[:, None] * parts
-
-        def counts(values: Parts, where: npt.NDArray[np.bool_] | slice) -> npt.NDArray[np.int64]:
-            return np.bincount((cells + values)[where].ravel(), minlength=items * parts).reshape(items, parts)
-
-        both = counts(self.label, self.prediction == self.label)
-        either = counts(self.label, slice(None)) + counts(self.prediction, slice(None)) - both
-        iou = np.where(either == 0, 1.0, both / np.maximum(either, 1))  # (n, parts)
-        own = self.allowed[self.category]
-        mean: npt.NDArray[np.float64] = (iou * own).sum(1) / own.sum(1)
-        return mean
+        return shape_miou(self.prediction, self.label, self.allowed[self.category])
 
     @property
     def category_miou(self) -> dict[str, float]:
@@ -89,7 +79,7 @@ class PartEvaluation:
             loss=self.loss if np.isfinite(self.loss) else None,
         )
 
-    def columns(self) -> dict[str, npt.NDArray[np.integer]]:
+    def columns(self) -> dict[str, npt.NDArray[np.number]]:
         """As predictions.npz keeps them: all that the numbers are computed from."""
         return {"prediction": self.prediction, "label": self.label, "category": self.category.astype(np.int16)}
 

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import numpy as np
 
-from harness.result import Result
+from harness.data.sweethome import SWEETHOME12
+from harness.result import Metrics, Result
 from harness.store import SuiteResults
 from tests.reports.synthetic import changed, synthetic, write_folder
 
@@ -77,3 +78,23 @@ def large(trials: int) -> SuiteResults:
         result = entry.result.model_copy(update={"id": identity, "spec": entry.result.spec | {"seed": seed}})
         entries.append(replace(entry, id=identity, seed=seed, result=result))
     return SuiteResults("large", "", "0" * 16, tuple(entries))
+
+
+def with_clouds(output: Path, *, confident: bool = True, methods: tuple[str, ...] = ("lora", "dapt")) -> SuiteResults:
+    """A small suite on sweethome12's own test labels, each trial with 30 wrong items, read back from its folder."""
+    label = SWEETHOME12.load("test", output).labels.astype(np.int16)
+    wrong, total = 30, len(label)
+    metrics = Metrics(accuracy=1 - wrong / total, correct=total - wrong, total=total)
+    kept = [e for e in synthetic(seeds=(0,)).entries if e.method in methods and e.dataset == "sweethome12"]
+    entries = [
+        replace(e, result=e.result.model_copy(update={"metrics": metrics})) for e in kept if e.result is not None
+    ]
+    store = write_folder(SuiteResults("real", "", "0" * 16, tuple(entries)), output)
+    for number, entry in enumerate(entries):
+        path, prediction = store.trial(entry.id).path, label.copy()
+        prediction[number : number + wrong] = (prediction[number : number + wrong] + 1) % 12
+        sure = {"confidence": np.linspace(0.2, 0.9, total).astype(np.float16)} if confident else {}
+        np.savez(path / "predictions.npz", prediction=prediction, label=label, **sure)
+        lines = [f'{{"epoch": {e}, "train/loss": {2.4 / (e + 1):.6f}, "train/rate": 0.1}}\n' for e in range(20)]
+        (path / "metrics.jsonl").write_text("".join(lines))
+    return store.load("real")

@@ -109,7 +109,7 @@ def test_bands_and_classes_of_a_suite(folder: SuiteResults) -> None:
     assert {key.method for key, _ in found} == {"lora", "full", HOSTILE} and all(b.seeds == 3 for b in found.values())
     tables = by_class(folder)
     assert [table.dataset for table in tables] == ["sweethome12", "sweethome12_scanlike"]
-    assert tables[0].names == ("class 0", "class 1", "class 2")
+    assert tables[0].names == ("chair", "table", "appliance"), "as the dataset is declared here"
     for table in tables:
         index = leaderboard(folder).datasets.index(table.dataset)
         for row in leaderboard(folder).rows:
@@ -118,11 +118,16 @@ def test_bands_and_classes_of_a_suite(folder: SuiteResults) -> None:
             assert np.diag(counts).sum() / counts.sum() == pytest.approx(summary.mean)
 
 
-def test_classes_are_named_by_an_adapters_card(folder: SuiteResults) -> None:
+def test_classes_are_named_by_an_adapters_card_then_by_the_dataset_then_by_number(folder: SuiteResults) -> None:
     assert folder.output is not None
     card = folder.output / "trials" / folder.entries[0].id / "adapter" / "adapter_config.json"
     card.parent.mkdir()
-    card.write_text('{"classes": ["chair", "table", "lamp"]}')
+    card.write_text('{"harness": {"classes": ["apple", "pear", "plum"]}}')
     again = Store(folder.output).load("small")
-    assert class_names(again, folder.entries[0].dataset, 3) == ("chair", "table", "lamp")
+    assert class_names(again, folder.entries[0].dataset, 3) == ("apple", "pear", "plum")
     assert class_names(again, folder.entries[0].dataset, 4)[0] == "class 0", "too few names are no names"
+    card.write_text('{"harness": {"classes": [1, 2, 3]}, "classes": ["a", "b", "c"]}')
+    again = Store(folder.output).load("small")
+    assert class_names(again, folder.entries[0].dataset, 2) == ("chair", "table")
+    assert class_names(again, "of another machine", 2) == ("class 0", "class 1")
+    card.unlink()

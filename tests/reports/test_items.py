@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from reports.items import LARGEST, Predictions, compare_items, mcnemar, read
+from harness.mistakes import LARGEST, Predictions, read_predictions
+from reports.items import compare_items, mcnemar
 
 
 def model(right: list[int], labels: list[int] | None = None) -> Predictions:
@@ -68,7 +69,7 @@ def test_other_test_sets_are_not_compared() -> None:
 def test_predictions_are_read_back(tmp_path: Path) -> None:
     path = tmp_path / "predictions.npz"
     np.savez(path, prediction=np.array([1, 2, 3], np.int16), label=np.array([1, 2, 2], np.int16))
-    found = read(path)
+    found = read_predictions(path)
     assert found is not None and found.right.tolist() == [True, True, False]
 
 
@@ -104,5 +105,5 @@ def damaged() -> dict[str, bytes]:
 def test_damaged_predictions_are_absent(what: str, tmp_path: Path) -> None:
     path = tmp_path / "predictions.npz"
     path.write_bytes(damaged()[what])
-    assert read(path) is None
-    assert read(tmp_path / "none.npz") is None
+    assert read_predictions(path) is None
+    assert read_predictions(tmp_path / "none.npz") is None

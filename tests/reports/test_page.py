@@ -14,8 +14,9 @@ from typing import Any
 
 import pytest
 
+from harness.one_trial import one_trial
 from reports import html
-from tests.reports.folders import HOSTILE, broken, hostile, large, with_files
+from tests.reports.folders import HOSTILE, broken, hostile, large, with_clouds, with_files
 
 pytestmark = pytest.mark.slow
 playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
@@ -42,6 +43,11 @@ def pages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
         log = "epoch 1\n" + (HOSTILE if name == "hostile" else "epoch 2") + "\n"
         found[name] = folder / "leaderboard.html"
         html.write(with_files(suite, folder, log=log) if name != "large" else suite, found[name])
+    folder = tmp_path_factory.mktemp("real")
+    real = with_clouds(folder)
+    found |= {"real": folder / "leaderboard.html", "trial": folder / "trial.html"}
+    html.write(real, found["real"])
+    html.write_trial(one_trial(real.entries[0].id, folder, items=12), found["trial"])
     return found
 
 
@@ -236,3 +242,58 @@ def test_many_trials_keep_their_details_in_pages_beside_it(visit: Any, pages: di
     found.page.keyboard.press("Escape")
     found.page.get_by_role("link", name="Back to the leaderboard").click()
     assert found.page.locator("#leaderboard").count() == 1
+
+
+BLANK = 600
+"""Characters of a canvas without a drawing, as a picture in base64, and more."""
+
+
+def drawings(found: Visit) -> list[str]:
+    """All canvases as they are, each with something on it."""
+    found.page.evaluate("new Promise((ready) => requestAnimationFrame(() => requestAnimationFrame(ready)))")
+    script = "canvases => canvases.map((canvas) => canvas.toDataURL())"
+    values: list[str] = found.page.locator("canvas").evaluate_all(script)
+    assert all(len(value) > BLANK for value in values)
+    return values
+
+
+def test_clouds_that_a_trial_got_wrong_are_drawn_and_turn(visit: Any) -> None:
+    found = visit("real")
+    found.page.locator("#trial-list .open").first.click()
+    assert found.page.locator("#trial canvas").count() == 6 and "6 of 30 wrong items" in found.page.inner_text("#trial")
+    first = drawings(found)
+    found.page.get_by_role("button", name="Turn left").click()
+    turned = drawings(found)
+    assert all(a != b for a, b in zip(first, turned, strict=True)), "all turn together"
+    found.page.locator(".clouds").focus()
+    found.page.keyboard.press("ArrowRight")
+    assert drawings(found) == first
+    box = found.page.locator("#trial canvas").first.bounding_box()
+    found.page.mouse.move(box["x"] + 60, box["y"] + 60)
+    found.page.mouse.down()
+    found.page.mouse.move(box["x"] + 100, box["y"] + 50)
+    found.page.mouse.up()
+    assert drawings(found) != first
+    found.page.locator(".clouds").focus()
+    found.page.keyboard.press("Home")
+    assert drawings(found) == first and found.said == [] and len(found.requests) == 1
+
+
+def test_a_page_of_one_trial_loads_from_a_file_with_its_clouds(visit: Any, pages: dict[str, Path]) -> None:
+    found = visit("trial", viewport={"width": 390, "height": 800})
+    assert found.requests == [pages["trial"].as_uri()] and found.said == []
+    assert len(set(drawings(found))) == 12
+    for words in ("Numbers", "Learning curves", "What it got wrong", "Configuration"):
+        assert words in found.page.inner_text("main")
+    assert found.page.evaluate("document.documentElement.scrollWidth") <= 390
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("name", ["real", "trial"])
+def test_clouds_are_accessible_by_axe(scheme: str, name: str, visit: Any) -> None:
+    axe = pytest.importorskip("axe_playwright_python.sync_playwright", reason="axe-playwright-python is not installed")
+    found = visit(name, color_scheme=scheme, bypass_csp=True)
+    if name == "real":
+        found.page.locator("#trial-list .open").first.click()
+    violations = axe.Axe().run(found.page).response["violations"]
+    assert [(v["id"], v["nodes"][0]["html"][:200], len(v["nodes"])) for v in violations] == []
