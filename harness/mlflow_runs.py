@@ -38,6 +38,8 @@ QUIET = {
 
 PARENT = "mlflow.parentRunId"
 NOTE = "mlflow.note.content"
+KIND, TRAINING = "mlflow.experimentKind", "custom_model_development"
+"""Has MLflow's pages show training runs, charts and tables first, and not what is for language models."""
 SUITE = "harness.suite"
 TRIAL = "harness.trial"
 SYNCED = "harness.synced"
@@ -128,6 +130,7 @@ def read_trial(folder: TrialFolder, entry: Entry, *, suite_digest: str) -> Trial
     attempts = result.attempts or [{}]
     tags |= {"status": result.status, "attempt": str(attempts[-1].get("attempt", len(attempts)))}
     tags["error"] = ((result.error or "").strip().splitlines() or [""])[0][:MAX_TAG]
+    tags[NOTE] = _note(result)
     digest = hashlib.sha256(raw).hexdigest()
     started = _milliseconds(attempts[0].get("started"), written)
     ended = _milliseconds(attempts[-1].get("ended"), written)
@@ -161,14 +164,17 @@ def open_experiment(client: Any, name: str, *, artifacts: Path | None) -> str:
 
     experiment = client.get_experiment_by_name(name)
     if experiment is None:
+        place = artifacts.as_uri() if artifacts else None
         try:
-            return str(client.create_experiment(name, artifact_location=artifacts.as_uri() if artifacts else None))
+            return str(client.create_experiment(name, artifact_location=place, tags={KIND: TRAINING}))
         except MlflowException:
             experiment = client.get_experiment_by_name(name)
             if experiment is None:
                 raise
     if experiment.lifecycle_stage != "active":
         client.restore_experiment(experiment.experiment_id)
+    if KIND not in experiment.tags:
+        client.set_experiment_tag(experiment.experiment_id, KIND, TRAINING)
     return str(experiment.experiment_id)
 
 
@@ -246,9 +252,9 @@ def write_parent(
     reports = sorted(path for path in (folder / "report").rglob("*") if path.is_file())
     found = [path for path in (*reports, folder / "suite.yaml") if path.is_file()]
     content = [(path.name, hashlib.sha256(path.read_bytes()).hexdigest()) for path in found]
-    leaderboard = folder / "report" / "leaderboard.md"
-    if leaderboard in reports:
-        tags = tags | {NOTE: _shortened(leaderboard.read_text())}
+    told = [path for name in ("summary.md", "leaderboard.md") if (path := folder / "report" / name) in reports]
+    if told:
+        tags = tags | {NOTE: _shortened(told[0].read_text())}
     whole = hashlib.sha256(json.dumps([status, ended, tags, content]).encode()).hexdigest()
     digest = _digest(whole, files=files)
     if run.tags.get(SYNCED) in (digest, whole) and run.status == status:
@@ -355,6 +361,14 @@ def flatten(value: Any, prefix: str = "") -> dict[str, str]:
             found |= flatten(part, f"{prefix}.{key}" if prefix else str(key))
         return found
     return {prefix: value if isinstance(value, str) else json.dumps(value)} if prefix else {}
+
+
+def _note(result: Result) -> str:
+    """A trial's description: its score, and how to see more of it."""
+    headline, metrics = result.headline, result.metrics
+    counted = f" ({metrics.correct} of {metrics.total})" if headline.counted else ""
+    score = f", {headline.title} **{100 * result.score:.2f} %**{counted}" if result.score is not None else ""
+    return f"{result.status}{score}\n\n    harness show trial {result.id} --html trial.html"
 
 
 def _shortened(text: str) -> str:

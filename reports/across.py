@@ -24,6 +24,8 @@ EQUIVALENT = 0.002
 DATASETS_FOR_RANKS = 8
 """Fewest datasets for Friedman's test and a critical difference: with fewer they say next to nothing."""
 METHODS_FOR_RANKS = 3
+SIGNIFICANT = 0.05
+"""Friedman's p above which no two methods are told apart by their ranks."""
 
 Name = TypeVar("Name")
 Outcome = Literal["win", "tie", "loss"]
@@ -121,6 +123,22 @@ def friedman(means: Mapping[Name, Sequence[float]]) -> Friedman | None:
         found = (float(test.statistic), float(test.pvalue))
     q = float(stats.studentized_range.ppf(CONFIDENCE, k, np.inf)) / math.sqrt(2)
     return Friedman(*found, q * math.sqrt(k * (k + 1) / (6 * datasets)), k, datasets)
+
+
+def alike(ranks: Mapping[Name, float], critical_difference: float) -> list[tuple[Name, ...]]:
+    """Groups of methods that are not told apart, best rank first: the largest whose ranks lie within the difference.
+
+    None of them is part of another, and none is of a single method.
+    """
+    names = sorted(ranks, key=lambda name: ranks[name])
+    groups: list[tuple[Name, ...]] = []
+    reached = 0
+    for first, name in enumerate(names):
+        end = sum(ranks[other] - ranks[name] < critical_difference for other in names[first:]) + first
+        if end > reached and end - first > 1:
+            groups.append(tuple(names[first:end]))
+        reached = max(reached, end)
+    return groups
 
 
 def why_no_ranks(methods: int, datasets: int) -> str:

@@ -27,6 +27,7 @@ from reports import columns, details, gallery, panels, tables
 from reports.build import leaderboard
 from reports.classes import ByClass, by_class
 from reports.clearing import clear
+from reports.critical import critical
 from reports.curve_panels import CurvePanel, curve_panels
 from reports.curves import bands
 from reports.leaderboard import Leaderboard, capitalise
@@ -144,6 +145,7 @@ def render(
         differences=board.comparisons[:MOST_DIFFERENCES],
         versus=tables.versus_tables(board) if board.versus is not None else (),
         versus_notes=tables.versus_notes(board),
+        critical=critical(board),
         lines=len(data["index"]["trials"]),
     )
 

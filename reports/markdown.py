@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Sequence
+from itertools import accumulate
 from pathlib import Path
 
 from harness.atomic import write_atomically
+from harness.reporter import Reporter
 from harness.store import SuiteResults
 from reports.build import leaderboard
 from reports.columns import NOTHING, Column, beside, mean_and_sd, n_and_interval, percent, points
@@ -15,6 +17,9 @@ from reports.leaderboard import CategoryTable, Cell, Leaderboard, Row, Score, ca
 from reports.statistics import Summary
 from reports.tables import PUBLISHED, pareto_sentence, published_table, versus_notes, versus_tables
 
+LONGEST = 4_800
+"""Characters of a summary: what a run's description in MLflow holds, of servers of all versions."""
+WHOLE = "Means over seeds ± standard deviation in percent, n in brackets; the whole report: leaderboard.html"
 _SPECIAL = re.compile(r"([\\`*\[\]|~$])")
 _EDGE_UNDERSCORE = re.compile(r"(?<![A-Za-z0-9])_|_(?![A-Za-z0-9])")
 _LINE_START = re.compile(r"^([-+#=>]|\d+(?=[.)](\s|$)))")
@@ -23,6 +28,64 @@ _LINE_START = re.compile(r"^([-+#=>]|\d+(?=[.)](\s|$)))")
 def write(results: SuiteResults, path: Path) -> None:
     """One markdown file: findings, table, what the columns mean, seeds, differences, protocol, versions."""
     write_atomically(path, render(leaderboard(results)))
+
+
+def write_summary(results: SuiteResults, path: Path) -> None:
+    """One small markdown file, for a chat, an issue or a run's description: the table's scores and what they say."""
+    write_atomically(path, summary(leaderboard(results)))
+
+
+SUMMARY = Reporter(write_summary, "summary.md")
+"""The entry point."""
+
+
+def summary(board: Leaderboard, longest: int = LONGEST) -> str:
+    """The text: as many rows as it has room for, then as many of the findings."""
+    head, rows, counts = _head(board), _short_rows(board), board.counts
+    ended = f"{counts.done:,} of {counts.trials:,} trials done. {WHOLE}"
+    notices = [f"- ⚠ {escape(notice)}" for notice in board.notices]
+    top = [f"## {escape(board.name)}", escape(board.description), "\n".join(notices)]
+    room = longest - sum(len(block) + 2 for block in (*top, *head, ended)) - 40
+    kept = _fitting(rows, room)
+    more = f"… and {len(rows) - kept:,} more rows." if kept < len(rows) else ""
+    findings = [f"- {escape(finding)}" for finding in board.findings]
+    said = _fitting(findings, room - sum(len(row) + 1 for row in rows[:kept]))
+    table_rows = "\n".join([*head, *rows[:kept]]) if rows else ""
+    blocks = [*top, table_rows, more, "\n".join(findings[:said]), ended]
+    return "\n\n".join(filter(None, blocks)) + "\n"
+
+
+def _fitting(lines: Sequence[str], room: int) -> int:
+    """How many of the first lines have room."""
+    ends = accumulate(len(line) + 1 for line in lines)
+    return sum(end <= room for end in ends)
+
+
+def _head(board: Leaderboard) -> list[str]:
+    names = ["Method", *map(escape, board.datasets), *(["Overall"] if len(board.datasets) > 1 else []), "Trainable"]
+    return table(names, [], numbers_from=1).splitlines()
+
+
+def _short_rows(board: Leaderboard) -> list[str]:
+    lines = []
+    for row in board.rows:
+        cells = [f"{escape(board.label(row))}{' *(reference)*' if row.reference else ' ◆' if row.pareto else ''}"]
+        cells += [
+            _short(cell.summary, cell.standing) + (f"; {escape(cell.gaps)}" if cell.gaps else "") for cell in row.cells
+        ]
+        cells += [_short(row.overall, row.standing)] if len(board.datasets) > 1 else []
+        trainable = row.cost("parameters.trainable").value
+        cells.append(NOTHING if trainable is None else f"{trainable:,.0f}")
+        lines.append(f"| {' | '.join(cells)} |")
+    return lines
+
+
+def _short(found: Summary | None, standing: Standing | None) -> str:
+    """`**74.8 ± 2.7** (3)`: without the interval."""
+    if found is None:
+        return NOTHING
+    shown = ("≈ " if standing == "level" else "") + mean_and_sd(found)
+    return f"{f'**{shown}**' if leads(found, standing) else shown} ({found.n})"
 
 
 def render(board: Leaderboard) -> str:

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from reports.across import Estimate, Friedman
+from reports.across import SIGNIFICANT, Estimate, Friedman
 from reports.columns import NOTHING, listed, percent, points
+from reports.comparison import RowKey
 from reports.items import ItemDifference
 from reports.leaderboard import Leaderboard, Published
 from reports.statistics import Interval
@@ -97,11 +98,12 @@ def friedman_sentence(ranks: Friedman | None) -> str:
     """What Friedman's test says; empty where there is none."""
     if ranks is None:
         return ""
-    differ = "differ" if ranks.p_value < 0.05 else "do not differ more than chance would have it"
+    differ = "differ" if ranks.p_value < SIGNIFICANT else "do not differ more than chance would have it"
     return (
         f"Over {ranks.datasets} datasets the mean ranks of {ranks.methods} methods {differ} (Friedman, p "
         f"{p_text(ranks.p_value)}); two of them are told apart from {ranks.critical_difference:.2f} ranks on (Nemenyi, "
-        "5 %). Datasets that are variants of one another count as several here, and speak for less."
+        "5 %): methods that share a letter are not. Datasets that are variants of one another count as several here, "
+        "and speak for less."
     )
 
 
@@ -148,11 +150,22 @@ def _over_datasets(board: Leaderboard) -> Table:
 
 def _aggregates(board: Leaderboard) -> Table:
     assert board.versus is not None
-    rows = [
+    order = sorted(board.versus.aggregates, key=lambda a: (a.rank or 0.0, a.method))
+    rows: list[tuple[str, ...]] = [
         (board.label(a.method), _estimate(a.interquartile), NOTHING if a.rank is None else f"{a.rank:.2f}")
-        for a in sorted(board.versus.aggregates, key=lambda a: (a.rank or 0.0, a.method))
+        for a in order
     ]
-    return Table("Aggregates over all datasets", ("Method", "Interquartile mean, %", "Mean rank"), tuple(rows), 1)
+    header: tuple[str, ...] = ("Method", "Interquartile mean, %", "Mean rank")
+    if board.versus.ranks is not None:
+        rows = [(*row, _letters(board.versus.groups, a.method)) for row, a in zip(rows, order, strict=True)]
+        header = (*header, "Not told apart")
+    return Table("Aggregates over all datasets", header, tuple(rows), 1)
+
+
+def _letters(groups: Sequence[Sequence[RowKey]], method: RowKey) -> str:
+    """`a b`: methods that share a letter are not told apart by their ranks."""
+    found = [chr(ord("a") + k) if k < 26 else str(k + 1) for k, group in enumerate(groups) if method in group]
+    return " ".join(found) or NOTHING
 
 
 def _estimate(estimate: Estimate | None) -> str:

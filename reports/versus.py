@@ -12,9 +12,11 @@ from dataclasses import dataclass, replace
 
 from harness.mistakes import Predictions
 from reports.across import (
+    SIGNIFICANT,
     Estimate,
     Friedman,
     Outcome,
+    alike,
     average_ranks,
     friedman,
     interquartile_mean,
@@ -98,6 +100,11 @@ class Versus:
     overall: tuple[AgainstAll, ...]
     aggregates: tuple[Aggregate, ...]
     ranks: Friedman | None
+    """Of the largest group of one protocol."""
+    ranked: tuple[tuple[RowKey, float], ...]
+    """The methods of that group and their mean ranks, the best first; empty where there is no such test."""
+    groups: tuple[tuple[RowKey, ...], ...]
+    """Of these, the ones that are not told apart, the best first; all of them where the test finds no difference."""
     sentences: tuple[str, ...]
     """What the numbers rest on, and which ones there are not, with the reason."""
 
@@ -120,9 +127,9 @@ def versus(board: Leaderboard, yardstick: str, items: Items) -> Versus:
     ]
     several = len(board.datasets) > 1
     overall = _adjusted_overall([_against_all(a, b) for a, b in pairs]) if several else []
-    aggregates, ranks, why = _aggregates(board, rows) if several else ((), None, "")
+    aggregates, ranks, ranked, why = _aggregates(board, rows) if several else ((), None, (), "")
     sentences = (*_about_p(each, overall), *filter(None, [why]), *_about_items(each))
-    return Versus(yardstick, tuple(each), tuple(overall), aggregates, ranks, sentences)
+    return Versus(yardstick, tuple(each), tuple(overall), aggregates, ranks, ranked, _groups(ranks, ranked), sentences)
 
 
 def _comparable(first: Cell, second: Cell) -> bool:
@@ -197,10 +204,12 @@ def _adjusted_overall(found: Sequence[AgainstAll | None]) -> list[AgainstAll]:
     return [replace(a, p_holm=next(adjusted)) if a.p_value is not None else a for a in here]
 
 
-def _aggregates(board: Leaderboard, rows: Sequence[Row]) -> tuple[tuple[Aggregate, ...], Friedman | None, str]:
+def _aggregates(
+    board: Leaderboard, rows: Sequence[Row]
+) -> tuple[tuple[Aggregate, ...], Friedman | None, tuple[tuple[RowKey, float], ...], str]:
     """Interquartile means, mean ranks within each group of one protocol, and the test of the largest group."""
     if board.measure is None:
-        return (), None, "No aggregates over datasets: they are judged by different numbers."
+        return (), None, (), "No aggregates over datasets: they are judged by different numbers."
     whole = [row for row in rows if all(cell.summary is not None for cell in row.cells)]
     groups: dict[int, dict[RowKey, list[float]]] = {}
     for row in whole:
@@ -212,7 +221,18 @@ def _aggregates(board: Leaderboard, rows: Sequence[Row]) -> tuple[tuple[Aggregat
         for row in whole
     )
     largest = groups[max(groups, key=lambda s: (len(groups[s]), -s))] if groups else {}
-    return aggregates, friedman(largest), why_no_ranks(len(largest), len(board.datasets))
+    test = friedman(largest)
+    order = sorted(largest, key=lambda key: (ranks[key], key)) if test is not None else ()
+    ranked = tuple((key, ranks[key]) for key in order)
+    return aggregates, test, ranked, why_no_ranks(len(largest), len(board.datasets))
+
+
+def _groups(test: Friedman | None, ranked: Sequence[tuple[RowKey, float]]) -> tuple[tuple[RowKey, ...], ...]:
+    if test is None:
+        return ()
+    if test.p_value >= SIGNIFICANT:  # without it Nemenyi's comparisons are not made
+        return (tuple(key for key, _ in ranked),)
+    return tuple(alike(dict(ranked), test.critical_difference))
 
 
 def _about_p(each: Sequence[Against], overall: Sequence[AgainstAll]) -> list[str]:

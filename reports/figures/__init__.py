@@ -23,7 +23,9 @@ if TYPE_CHECKING:
 
 MOST_ROWS = 16
 """No figure holds more rows and stays readable: the first of the leaderboard."""
-NAMES = re.compile(r"(score_against_\w+|memory_\w+|seeds|ranks|curves_\w+|classes_\d+|confusion_\d+)\.(svg|pdf)")
+NAMES = re.compile(
+    r"(score_against_\w+|memory_\w+|seeds|ranks|critical_difference|curves_\w+|classes_\d+|confusion_\d+)\.(svg|pdf)"
+)
 """What this writes."""
 
 
@@ -49,7 +51,7 @@ def drawn(results: SuiteResults) -> Iterator[tuple[str, Figure]]:
     from reports.build import leaderboard
     from reports.classes import by_class
     from reports.curves import bands
-    from reports.figures import batches, classes, costs, scores, training
+    from reports.figures import batches, classes, costs, critical, scores, training
 
     board = leaderboard(results)
     board = replace(board, rows=board.rows[:MOST_ROWS])
@@ -62,6 +64,7 @@ def drawn(results: SuiteResults) -> Iterator[tuple[str, Figure]]:
         ("memory_against_batch", batches.memory(results.entries)),
         ("seeds", scores.seeds(board)),
         ("ranks", scores.ranks(board)),
+        ("critical_difference", critical.critical(board)),
     ]
     named += [
         (f"curves_{name.replace('/', '_')}", training.curves(board, name, b))

@@ -191,6 +191,29 @@ def test_the_suite_has_a_summary(store: Store) -> None:
     assert parent.data.tags["mlflow.note.content"] == "| method | accuracy |\n"
     files = {file.path for file in client_of(store).list_artifacts(parent.info.run_id, "report")}
     assert files == {"report/leaderboard.md"}
+    experiment = client_of(store).get_experiment_by_name(SUITE)
+    assert experiment.tags["mlflow.experimentKind"] == "custom_model_development"
+
+
+def test_a_suite_is_described_by_its_summary_and_a_trial_by_its_score(store: Store) -> None:
+    write_index(store, IDS[:2])
+    (store.output / SUITE / "report" / "summary.md").write_text("short\n" + "a line\n" * 2000)
+    sync(store=store, suite=SUITE)
+    parent, runs = runs_of(store)
+    note = parent.data.tags["mlflow.note.content"]
+    assert note.startswith("short\n") and len(note) <= 5000 and note.endswith("among the artifacts)")
+    assert runs[IDS[0]].data.tags["mlflow.note.content"].startswith("done, accuracy **75.00 %** (3 of 4)")
+    assert f"harness show trial {IDS[1]}" in runs[IDS[1]].data.tags["mlflow.note.content"]
+    assert runs[IDS[1]].data.tags["mlflow.note.content"].startswith("failed\n")
+
+
+def test_the_kind_that_somebody_chose_for_an_experiment_stays(store: Store) -> None:
+    sync(store=store, suite=SUITE)
+    client = client_of(store)
+    experiment = client.get_experiment_by_name(SUITE)
+    client.set_experiment_tag(experiment.experiment_id, "mlflow.experimentKind", "finetuning")
+    sync(store=store, suite=SUITE)
+    assert client.get_experiment_by_name(SUITE).tags["mlflow.experimentKind"] == "finetuning"
 
 
 def test_a_second_sync_changes_nothing(store: Store) -> None:

@@ -11,6 +11,7 @@ from scipy import stats
 
 from reports.across import (
     DATASETS_FOR_RANKS,
+    alike,
     average_ranks,
     friedman,
     interquartile_mean,
@@ -122,6 +123,36 @@ def test_few_datasets_or_methods_have_no_friedman_test_and_a_reason() -> None:
     assert friedman({}) is None and why_no_ranks(3, 8) == ""
     flat = friedman({name: [0.5] * 9 for name in "abc"})
     assert flat is not None and flat.p_value == 1
+
+
+@pytest.mark.parametrize(
+    ("ranks", "found"),
+    [
+        ({"a": 1.0, "b": 1.5, "c": 2.25, "d": 4.0}, [("a", "b"), ("b", "c")]),
+        ({"a": 1.0, "b": 2.0, "c": 3.0}, []),
+        ({"c": 1.8, "b": 1.2, "a": 1.0}, [("a", "b", "c")]),
+        ({"a": 1.0, "b": 1.9, "c": 2.0, "d": 2.8}, [("a", "b"), ("b", "c", "d")]),
+        ({"a": 2.0}, []),
+    ],
+)
+def test_groups_that_are_not_told_apart_by_hand(ranks: dict[str, float], found: list[tuple[str, ...]]) -> None:
+    """Of a critical difference of 1: a difference of 1 tells apart."""
+    assert alike(ranks, 1.0) == found
+
+
+def test_groups_are_all_largest_sets_within_the_difference() -> None:
+    """Against all subsets."""
+    draw = np.random.default_rng(3)
+    for _ in range(20):
+        ranks = {name: float(rank) for name, rank in zip("abcdef", draw.uniform(1, 6, 6), strict=True)}
+        close = [
+            set(names)
+            for size in range(2, 7)
+            for names in itertools.combinations(ranks, size)
+            if max(ranks[n] for n in names) - min(ranks[n] for n in names) < 1.4
+        ]
+        largest = [one for one in close if not any(one < other for other in close)]
+        assert sorted(map(sorted, largest)) == sorted(map(sorted, alike(ranks, 1.4)))
 
 
 def test_holm_by_hand() -> None:

@@ -30,6 +30,7 @@ WRITERS: dict[str, Callable[[SuiteResults, Path], None]] = {
     "csv": tidy.write_csv,
     "json": tidy.write_json,
     "html": html.write,
+    "summary": markdown.write_summary,
 }
 SCORE = re.compile(r"(?P<mean>[\d.]+)(?: ± (?P<sd>[\d.]+))?\D+n (?P<n>\d+)(?:\D+(?P<low>[\d.]+)–(?P<high>[\d.]+))?")
 
@@ -322,6 +323,23 @@ def test_hostile_text_breaks_no_markdown(hostile: dict[str, str]) -> None:
     assert "<" not in re.sub(allowed, "", text)
     for live in ("@someone", "http://", "](javascript", "`code`"):
         assert live not in text.replace("\\`", "").replace("\\]", "")
+
+
+def test_hostile_text_breaks_no_summary(hostile: dict[str, str]) -> None:
+    (table,) = markdown_tables(hostile["summary"])
+    assert len({len(row) for row in table}) == 1 and "<" not in hostile["summary"]
+    assert len(re.findall(r"(?m)^#", hostile["summary"])) == 1 and "http://" not in hostile["summary"]
+
+
+@pytest.mark.parametrize("longest", [600, 1000, 2000, 4800])
+def test_a_summary_keeps_to_its_length_and_says_what_it_leaves_out(longest: int, suite: SuiteResults) -> None:
+    board = leaderboard(suite)
+    text = markdown.summary(board, longest)
+    (table,) = markdown_tables(text)
+    rows = len(table) - 2
+    assert len(text) <= longest and text.startswith("## quickstart") and "44 of 44 trials done" in text
+    assert rows == len(board.rows) or f"… and {len(board.rows) - rows} more rows." in text
+    assert [row[0].removesuffix(" ◆") for row in table[2:5]] == [row.method for row in board.rows[: min(rows, 3)]]
 
 
 def test_hostile_text_starts_no_formula_in_csv(hostile: dict[str, str]) -> None:

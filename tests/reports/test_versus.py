@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,10 @@ from scipy import stats
 from harness.errors import UserError
 from harness.result import Result
 from harness.store import Entry, SuiteResults
+from reports import html, markdown
 from reports.build import leaderboard
+from reports.critical import critical
+from reports.tables import versus_tables
 from reports.versus import AgainstAll, Versus
 from tests.reports.synthetic import METHODS, altered, changed, spec_of, synthetic, write_folder
 
@@ -114,6 +118,8 @@ def test_with_enough_datasets_there_are_ranks_and_a_critical_difference() -> Non
     assert found.ranks.p_value < 0.05 and 0 < found.ranks.critical_difference < 7
     ranks = {a.method.method: a.rank for a in found.aggregates}
     assert min(ranks, key=lambda m: ranks[m] or 9) in ("adapter", "dapt") and sum(r or 0 for r in ranks.values()) == 28
+    assert [key.method for key, _ in found.ranked] == sorted(ranks, key=lambda m: ranks[m] or 9)
+    assert {key.method for group in found.groups for key in group} >= {"adapter", "dapt"}
     over: dict[str, AgainstAll] = {a.method.method: a for a in found.overall}
     assert over["adapter"].wins == 9 and over["adapter"].p_value == pytest.approx(2 / 2**9)
     assert over["adapter"].p_holm is not None and over["adapter"].p_holm >= 2 / 2**9
@@ -153,3 +159,41 @@ def test_test_set_noise_is_told_from_predictions(suite: SuiteResults, tmp_path: 
     assert dapt.items is not None and len(dapt.items.seeds) == 2, "full's first trial disagrees with its predictions"
     assert any("McNemar" in sentence for sentence in found.sentences)
     assert leaderboard(suite).versus != found, "without the folder there are no predictions"
+
+
+def test_the_critical_difference_picture_is_laid_out_to_scale() -> None:
+    board = leaderboard(many(9, 3))
+    found = critical(board)
+    assert found is not None and board.versus is not None and board.versus.ranks is not None
+    ranks = dict(board.versus.ranked)
+    unit = (found.right - found.left) / (len(ranks) - 1)
+    for place, rank in zip(found.places, ranks.values(), strict=True):
+        assert place.x == pytest.approx(found.left + (rank - 1) * unit, abs=0.1) and place.rank == f"{rank:.2f}"
+    width = found.difference.x2 - found.difference.x1
+    assert width == pytest.approx(board.versus.ranks.critical_difference * unit, abs=0.1)
+    assert len(found.bars) == len(board.versus.groups) and all(b.x2 - b.x1 < width + 8.1 for b in found.bars)
+    rows = sorted(p.y for p in found.places if p.left)
+    assert all(b - a >= 15 for a, b in pairwise(rows)), "no name covers another"
+    page = html.render(board)
+    assert "Mean ranks over datasets" in page and "critical difference" in page
+    aggregates = versus_tables(board)[-1]
+    assert aggregates.header[-1] == "Not told apart" and len(aggregates.rows) == 7
+    letters = {row[0]: set(row[-1].split()) - {"–"} for row in aggregates.rows}
+    for first, second in pairwise(key.method for key, _ in board.versus.ranked):
+        together = any({first, second} <= {key.method for key in group} for group in board.versus.groups)
+        assert bool(letters[first] & letters[second]) == together
+
+
+def test_too_few_datasets_have_no_such_picture_and_the_text_says_why() -> None:
+    board = leaderboard(many(3, 3))
+    assert critical(board) is None and "Mean ranks over datasets" not in html.render(board)
+    assert "at least 8 datasets" in html.render(board) and "at least 8 datasets" in markdown.render(board)
+    assert versus_tables(board)[-1].header[-1] == "Mean rank"
+
+
+def test_without_a_difference_by_friedman_nothing_is_told_apart() -> None:
+    results = many(9, 1)
+    found = versus_of(
+        changed(results, lambda e: altered(e.result, metrics={"accuracy": 0.5, "correct": 69}) if e.result else None)
+    )
+    assert len(found.groups) == 1 and len(found.groups[0]) == 7
