@@ -39,7 +39,7 @@ QUIET = {
 PARENT = "mlflow.parentRunId"
 NOTE = "mlflow.note.content"
 KIND, TRAINING = "mlflow.experimentKind", "custom_model_development"
-"""Has MLflow's pages show training runs, charts and tables first, and not what is for language models."""
+"""Tells MLflow's pages that these are training runs, not calls of language models."""
 SUITE = "harness.suite"
 TRIAL = "harness.trial"
 SYNCED = "harness.synced"

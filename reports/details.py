@@ -120,6 +120,8 @@ class Details:
             found["log"] = log_end(folder.path / "log.txt", LOG if result.status == "done" else FAILED_LOG)
             known = result.headline.counted and not self._large
             predictions = read_predictions(folder.path / "predictions.npz") if known else None
+            if result.status == "done" and result.score is not None:
+                found["look"] = {"of": place(entry)}
             if predictions is not None and result.status == "done":
                 found["classes"] = self._by_class(entry, predictions)
                 found["look"] = self._gallery.add(entry, predictions)

@@ -140,8 +140,7 @@ const Trials = (function () {
     const curves = Object.entries(known.curves ?? {}).filter(([, [epochs]]) => epochs.length > 1);
     if (curves.length) parts.push(part("Learning curves", make("div", { class: "curves" }, ...curves.map(([label, values]) => curve(label, values)))));
     if (known.classes) parts.push(classes(known.classes));
-    const judged = ["accuracy", "instance_miou"].some((key) => typeof known.metrics?.[key] === "number");
-    if (known.look || (state === "done" && judged && (known.metrics.correct ?? -1) !== known.metrics.total)) parts.push(look(trial, known));
+    if (known.look) parts.push(look(trial, known));
     const categories = Object.entries(known.metrics?.category_miou ?? {});
     if (categories.length) parts.push(part("mIoU by category", pairs(categories.map(([key, value]) => [key, `${percent(value)} %`]))));
     parts.push(part("Configuration", pairs([["seed", trial[SEED]], ["fold", trial[FOLD]], ...flat(details.configs[known.config] ?? {})])));

@@ -337,7 +337,7 @@ def test_a_summary_keeps_to_its_length_and_says_what_it_leaves_out(longest: int,
     text = markdown.summary(board, longest)
     (table,) = markdown_tables(text)
     rows = len(table) - 2
-    assert len(text) <= longest and text.startswith("## quickstart") and "44 of 44 trials done" in text
+    assert len(text) <= longest and text.startswith("## quickstart") and "50 of 50 trials done" in text
     assert rows == len(board.rows) or f"… and {len(board.rows) - rows} more rows." in text
     assert [row[0].removesuffix(" ◆") for row in table[2:5]] == [row.method for row in board.rows[: min(rows, 3)]]
 
