@@ -1,6 +1,7 @@
 """Pictures for these docs, in docs/images.
 
     python docs/screenshots.py results/quickstart/report/leaderboard.html     the report: light, dark, phone, a trial
+    python docs/screenshots.py trial.html                                     the clouds that a trial got wrong
     python docs/screenshots.py results/mlflow.db quickstart                   MLflow's pages of that suite
 
 Needs the package playwright and a Chromium on the PATH; MLflow is served on a port of this machine while it is asked.
@@ -36,11 +37,13 @@ def main(arguments: list[str]) -> None:
         sys.exit("no Chromium on the PATH")
     with sync_playwright() as play:
         browser = play.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
-        if Path(arguments[0]).suffix == ".html":
-            _report(browser, Path(arguments[0]))
-        else:
+        if Path(arguments[0]).suffix != ".html":
             with _served(Path(arguments[0])) as address:
                 _mlflow(browser, address, arguments[1])
+        elif '<main id="trial-alone">' in Path(arguments[0]).read_text():
+            _trial(browser, Path(arguments[0]))
+        else:
+            _report(browser, Path(arguments[0]))
         browser.close()
 
 
@@ -58,10 +61,13 @@ def _parts(page: Page) -> None:
     page.locator("section[aria-labelledby=h-pictures]").screenshot(path=IMAGES / "report_curves.png")
     page.locator("#trial-list .open").first.click()
     page.screenshot(path=IMAGES / "report_trial.png")
-    clouds = page.locator("#trial section", has=page.locator(".clouds"))
-    if clouds.count():
-        page.wait_for_timeout(300)
-        clouds.first.screenshot(path=IMAGES / "report_clouds.png")
+
+
+def _trial(browser: Browser, file: Path) -> None:
+    page = browser.new_context(viewport=WIDE, reduced_motion="reduce").new_page()
+    page.goto(file.resolve().as_uri())
+    page.wait_for_timeout(600)
+    page.locator("main section", has=page.locator(".clouds")).screenshot(path=IMAGES / "trial_clouds.png")
 
 
 @contextlib.contextmanager
@@ -109,6 +115,7 @@ def _mlflow(browser: Browser, address: str, suite: str) -> None:
     page.wait_for_timeout(1500)
     page.screenshot(path=IMAGES / "mlflow_suite.png")
     page.goto(f"{home}/runs?{training}&compareRunsMode=CHART&orderByKey=metrics.%60metrics%2Faccuracy%60")
+    page.set_viewport_size(DESKTOP)
     page.get_by_placeholder("Search metric charts").fill("train/loss|s/accuracy")
     page.wait_for_timeout(6000)
     page.screenshot(path=IMAGES / "mlflow_charts.png")
