@@ -85,7 +85,10 @@ def clouds_of(result: Result, predictions: Predictions | PartPredictions) -> Clo
 
     Raises UserError when the data are not here, are not those of the trial, or its task has no clouds to show.
     """
-    dataset = declared(result)
+    try:
+        dataset = declared(result)
+    except UserError as error:
+        raise UserError(f"the clouds cannot be shown: {error}") from None
     if (missing := dataset.missing(data_root())) is not None:
         raise UserError(f"the clouds cannot be shown: {missing}")
     found = load(dataset, result)
