@@ -31,7 +31,7 @@ class Gallery:
 
     def __init__(self, results: SuiteResults) -> None:
         self._known: dict[str, Clouds | None] = results.worked_out.setdefault("test clouds", {})
-        self._items: dict[str, list[tuple[str, list[int]]]] = {}
+        self._items: dict[str, list[list[int]]] = {}
 
     def add(self, entry: Entry, predictions: Predictions) -> dict[str, Any] | None:
         """What the page lists of a trial: [item, true, predicted, confidence]; None where all is right."""
@@ -42,7 +42,7 @@ class Gallery:
         key = place(entry)
         found = self._clouds(key, entry.result)
         if found is not None and found.fits(predictions):
-            self._items.setdefault(key, []).append((entry.id, items))
+            self._items.setdefault(key, []).append(items)
         return listed(key, predictions, items)
 
     def content(self) -> dict[str, dict[str, str]]:
@@ -51,7 +51,7 @@ class Gallery:
         room = MOST_CLOUDS
         for rank in range(PER_TRIAL):
             for key, trials in self._items.items():
-                for _, items in trials:
+                for items in trials:
                     if room and rank < len(items) and items[rank] not in chosen[key]:
                         chosen[key][items[rank]] = None
                         room -= 1

@@ -34,6 +34,15 @@ def said(*arguments: str, capsys: pytest.CaptureFixture[str]) -> str:
     return capsys.readouterr().out
 
 
+def test_stored_confidence_is_the_probability_of_what_was_told(finished: tuple[Path, Result]) -> None:
+    output, result = finished
+    clouds = registry.get("datasets", "sweethome12").load("test", data_root()).points
+    probabilities = load_trial(result.id, output=output).predict(clouds).numpy()
+    with np.load(output / "trials" / result.id / "predictions.npz") as stored:
+        told = probabilities[np.arange(len(clouds)), stored["prediction"]]
+        assert stored["confidence"] == pytest.approx(told, abs=2e-3)
+
+
 def test_the_recorded_accuracy_again(finished: tuple[Path, Result], capsys: pytest.CaptureFixture[str]) -> None:
     output, result = finished
     options = ["--output", str(output), "--device", "cpu"]

@@ -55,6 +55,8 @@ def test_a_trial_leaves_what_it_promises(tmp_path: Path) -> None:
     with np.load(folder.path / "predictions.npz") as stored:
         right = int((stored["prediction"] == stored["label"]).sum())
         assert len(stored["label"]) == result.metrics.total == trial.dataset.test_items
+        confidence, chance = stored["confidence"], 1 / len(trial.dataset.classes)
+    assert confidence.dtype == np.float16 and chance - 1e-3 <= confidence.min() <= confidence.max() <= 1
     assert result.metrics.correct == right
     assert result.metrics.accuracy == right / trial.dataset.test_items
     files = [folder.path / "adapter" / name for name in ("adapter_model.safetensors", "head.safetensors")]
