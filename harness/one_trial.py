@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -28,6 +27,8 @@ from harness.store import Entry, Store
 from harness.trial_folder import TrialFolder
 
 PARTS = ("metrics", "parameters", "memory", "time", "compute", "storage")
+LARGEST = 1e300
+"""Of a curve's values; NaN and infinity are none."""
 PAIRS = 8
 """Pairs of classes that are listed."""
 
@@ -180,7 +181,7 @@ def _curves(folder: TrialFolder) -> dict[str, list[tuple[int, float]]]:
     for row in folder.metrics():
         epoch = row.get("epoch")
         for name, value in row.items():
-            known = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+            known = isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < LARGEST
             if known and isinstance(epoch, int) and name not in ("epoch", "time", "train/rate"):
                 found.setdefault(name, []).append((epoch, float(value)))
     return found

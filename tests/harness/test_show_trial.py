@@ -233,5 +233,12 @@ def test_a_part_segmentation_shows_true_parts_beside_those_told(
     assert [a + b for a, b in zip(true, said, strict=True)] == [1] * 16
 
 
+def test_strange_lines_of_a_curve_are_left_out(output: Path, identity: str, capsys: pytest.CaptureFixture[str]) -> None:
+    lines = ['{"epoch": 0, "a": 1, "b": NaN, "c": true}', "[1]", '{"epoch": 1, "a": 2, "b": 1' + "0" * 400 + "}", "{"]
+    (output / "trials" / identity / "metrics.jsonl").write_text("\n".join([*lines, '{"a": 3}']))
+    assert run(identity, "-o", str(output), "--json") == 0
+    assert json.loads(capsys.readouterr().out)["curves"] == {"a": [[0, 1.0], [1, 2.0]]}
+
+
 def test_a_curve_in_blocks() -> None:
     assert sparkline([0, 1, 2, 7]) == "▁▂▃█" and sparkline([3, 3]) == "▁▁" and len(sparkline(range(500))) == 40
