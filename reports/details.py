@@ -113,6 +113,8 @@ class Details:
         found = _numbers(result)
         found["config"] = self._number("configs", {k: v for k, v in result.spec.items() if k not in ("seed", "fold")})
         found["machine"] = self._number("machines", result.environment)
+        if result.status == "done" and result.score is not None:
+            found["look"] = {"of": place(entry)}
         if folder is not None:
             most = FEW_EPOCHS if self._large else EPOCHS
             curves = read_curves(folder.path / "metrics.jsonl", most=most)
@@ -120,8 +122,6 @@ class Details:
             found["log"] = log_end(folder.path / "log.txt", LOG if result.status == "done" else FAILED_LOG)
             known = result.headline.counted and not self._large
             predictions = read_predictions(folder.path / "predictions.npz") if known else None
-            if result.status == "done" and result.score is not None:
-                found["look"] = {"of": place(entry)}
             if predictions is not None and result.status == "done":
                 found["classes"] = self._by_class(entry, predictions)
                 found["look"] = self._gallery.add(entry, predictions)
