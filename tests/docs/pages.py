@@ -5,6 +5,7 @@ No reader sees these comments, each alone on the line above a block:
     <!-- runnable -->          run in the order of the page, in a folder of the page's own; bash: `harness` commands
     <!-- runnable: slow -->    likewise, by a shell, in `make test-all`
     <!-- run by TEST -->       the file of tests that runs it
+    <!-- the output -->        what the runnable block before it prints, or a part of that
     <!-- the file PATH -->     the block is that file of the repository
 
 A block of yaml needs none: it is a suite or a part of one, and is checked.

@@ -6,6 +6,7 @@ import shlex
 import subprocess
 import sys
 import tomllib
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,21 +20,21 @@ from harness.schema import suite_schema
 from harness.suite import load_suite
 from tests.docs.pages import ROOT, Block, blocks, name, pages
 
-MARKS = re.compile(r"(runnable(: slow)?|run by \S+|the file \S+)?")
+MARKS = re.compile(r"(runnable(: slow)?|the output|run by \S+|the file \S+)?")
 WALKS = {page: blocks(page) for page in pages()}
 
 
 def checked(block: Block) -> bool:
-    return block.mark == "runnable" or block.mark.startswith("the file") or block.language == "yaml"
+    return block.mark in {"runnable", "the output"} or block.mark.startswith("the file") or block.language == "yaml"
 
 
 @pytest.fixture
-def printed_plugins(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+def printed_plugins(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """The packages that the walks print, as if installed (tests/test_plugins.py really installs them)."""
     site = tmp_path_factory.mktemp("site")
-    for folder in (ROOT / "tests" / "plugins").iterdir():
-        project = tomllib.loads((folder / "pyproject.toml").read_text())["project"]
-        info = site / f"{folder.name}-{project['version']}.dist-info"
+    for declared in (ROOT / "tests" / "plugins").glob("*/pyproject.toml"):
+        project = tomllib.loads(declared.read_text())["project"]
+        info = site / f"{declared.parent.name}-{project['version']}.dist-info"
         info.mkdir()
         (info / "METADATA").write_text(
             f"Metadata-Version: 2.1\nName: {project['name']}\nVersion: {project['version']}\n"
@@ -43,7 +44,7 @@ def printed_plugins(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytes
             for group, entries in project["entry-points"].items()
         ]
         (info / "entry_points.txt").write_text("".join(lines))
-        monkeypatch.syspath_prepend(str(folder))
+        monkeypatch.syspath_prepend(str(declared.parent))
     monkeypatch.syspath_prepend(str(site))
     for kept in (registry._entries, registry._load):
         kept.cache_clear()
@@ -55,21 +56,23 @@ def printed_plugins(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytes
 
 @pytest.mark.parametrize("page", [page for page, found in WALKS.items() if any(map(checked, found))], ids=name)
 @pytest.mark.usefixtures("printed_plugins")
-def test_page(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_page(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("COLUMNS", "140")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     monkeypatch.delenv("HARNESS_DATA", raising=False)
     names: dict[str, Any] = {"__name__": page.stem}
+    printed = ""
     for block in filter(checked, WALKS[page]):
         if block.mark.startswith("the file"):
             assert block.text == (ROOT / block.mark.removeprefix("the file ")).read_text(), f"{block} differs"
-        elif block.language == "yaml":
+        if block.mark == "the output":
+            assert block.text.strip() in printed, f"{block} is not what is printed: {printed}"
+        if block.language == "yaml":
             check_suite(block, tmp_path)
-        elif block.language == "python":
-            exec(compile(block.text, str(block), "exec"), names)
-        else:
-            for command in commands(block):
-                run(command, block, monkeypatch)
+        if block.mark == "runnable":
+            run(block, names, monkeypatch)
+            printed = capsys.readouterr().out
 
 
 def check_suite(block: Block, folder: Path) -> None:
@@ -85,20 +88,21 @@ def check_suite(block: Block, folder: Path) -> None:
         load_suite(str(folder / "suite.yaml"))
 
 
-def commands(block: Block) -> list[list[str]]:
+def run(block: Block, names: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    """In this process: Python with the page's names, `harness` as the console script does."""
+    if block.language == "python":
+        exec(compile(block.text, str(block), "exec"), names)
+        return
     assert block.language == "bash", f"{block}: neither bash nor python"
-    words = [shlex.split(line, comments=True) for line in block.text.replace("\\\n", " ").splitlines()]
-    return [command for command in words if command]
-
-
-def run(command: list[str], block: Block, monkeypatch: pytest.MonkeyPatch) -> None:
-    """As the console script does, in this process."""
-    assert command[0] == "harness", f"{block}: `{shlex.join(command)}` is not for this test"
-    monkeypatch.setattr(sys, "argv", command)
-    try:
-        main()
-    except SystemExit as end:
-        assert not end.code, f"{block}: `{shlex.join(command)}` ends with {end.code}"
+    for line in block.text.replace("\\\n", " ").splitlines():
+        if not (command := shlex.split(line, comments=True)):
+            continue
+        assert command[0] == "harness", f"{block}: `{line}` is not for this test"
+        monkeypatch.setattr(sys, "argv", command)
+        try:
+            main()
+        except SystemExit as end:
+            assert not end.code, f"{block}: `{line}` ends with {end.code}"
 
 
 @pytest.mark.slow
