@@ -3,7 +3,7 @@
 No reader sees these comments, each alone on the line above a block:
 
     <!-- runnable -->          run in the order of the page, in a folder of the page's own; bash: `harness` commands
-    <!-- runnable: slow -->    likewise, by a shell, in `make test-all`
+    <!-- runnable: slow -->    likewise, by a shell or a Python of its own, in `make test-all`; these alone, in order
     <!-- run by TEST -->       the file of tests that runs it
     <!-- the output -->        what the runnable block before it prints, or a part of that
     <!-- the file PATH -->     the block is that file of the repository
