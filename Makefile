@@ -5,7 +5,7 @@ STAMP := $(VENV)/.installed
 OUTPUT ?= results
 ALONE := tests/faults tests/harness/test_remote_mlflow.py  # tests that wait for what others would slow down
 
-.PHONY: help quickstart test test-all lint format clean
+.PHONY: help quickstart test test-all lint format docs clean
 .DEFAULT_GOAL := help
 
 help:  ## Show this help
@@ -35,6 +35,9 @@ lint: $(STAMP)  ## Style and types
 format: $(STAMP)  ## Put the code into shape
 	$(VENV)/bin/ruff check --fix .
 	$(VENV)/bin/ruff format .
+
+docs: $(STAMP)  ## Build the site of these docs into build/site
+	NO_MKDOCS_2_WARNING=1 $(VENV)/bin/mkdocs build
 
 clean:  ## Remove the environment and caches (never results)
 	rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache

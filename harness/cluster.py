@@ -25,7 +25,11 @@ CONNECT_SECONDS = 5.0
 """For the first sign of the head node."""
 ANSWER_SECONDS = 60.0
 """For all nodes to have told what they are."""
-QUIET = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0", "RAY_DEDUP_LOGS": "0"}
+QUIET_RAY = {
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_DEDUP_LOGS": "0",  # what it keeps back to compare is printed when Ray is left, into our own output
+}
+QUIET = QUIET_RAY | {"RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0"}
 
 
 @dataclass(frozen=True)

@@ -48,15 +48,18 @@ class Cost:
 def evaluations(trial: Trial) -> int:
     """Clouds seen in evaluations: the test split, votes, and what the selection looks at in every epoch."""
     protocol, dataset = trial.protocol, trial.dataset
-    held_out = round(dataset.train_items * protocol.validation_fraction)
-    every = {"last": 0, "validation": held_out, "paper": dataset.test_items}[protocol.selection]
+    every = {"last": 0, "validation": held_out(trial), "paper": dataset.test_items}[protocol.selection]
     return dataset.test_items * (1 + protocol.vote) + every * trial.train.passes
 
 
 def steps(trial: Trial) -> int:
     """Training steps of a trial."""
-    items = trial.dataset.train_items - round(trial.dataset.train_items * trial.protocol.validation_fraction)
-    return trial.train.passes * (items // trial.train.batch_size)
+    return trial.train.passes * ((trial.dataset.train_items - held_out(trial)) // trial.train.batch_size)
+
+
+def held_out(trial: Trial) -> int:
+    """Training clouds that validate, but for the rounding class by class."""
+    return round(trial.dataset.train_items * trial.protocol.validation_fraction)
 
 
 class Planner:

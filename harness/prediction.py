@@ -130,6 +130,12 @@ def _predict(job: tuple[Trial, str]) -> Prediction | Unpredictable:
     return predict(trial, precision=precision)
 
 
+def precision_of(trial: Trial, *, gpu: bool) -> str:
+    """What `auto` is taken for where the device is not at hand: bf16 on a GPU."""
+    asked = trial.resources.precision
+    return asked if asked != "auto" else "bf16" if gpu else "fp32"
+
+
 class Predictions:
     """Of a suite's trials, for processors or for GPUs."""
 
@@ -150,9 +156,8 @@ class Predictions:
                 self._found[key] = prediction
 
     def precision(self, trial: Trial) -> str:
-        """What `auto` is taken for where the device is not at hand: bf16 on a GPU."""
-        asked = trial.resources.precision
-        return asked if asked != "auto" else "bf16" if self._gpu else "fp32"
+        """Of a trial, as it is predicted."""
+        return precision_of(trial, gpu=self._gpu)
 
     def key(self, trial: Trial) -> str:
         """Names all trials that cost the same."""

@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any, Protocol, TextIO
 
 from harness.cleaning import scratch_prefix, sweep_scratch
-from harness.cluster import Cluster
+from harness.cluster import QUIET_RAY, Cluster
 from harness.errors import UserError
 from harness.launch import MAX_LOST, Errand
 from harness.models.weights import data_root
@@ -42,9 +42,7 @@ POLL_SECONDS = 0.5
 DYING_SECONDS = 5.0
 """How long a stopped run waits for its trials' processes to be gone."""
 
-QUIET = {
-    "RAY_USAGE_STATS_ENABLED": "0",
-    "RAY_DEDUP_LOGS": "0",  # what it keeps back to compare is printed when Ray is left, into our own output
+QUIET = QUIET_RAY | {
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "1",
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
     "TUNE_DISABLE_SIGINT_HANDLER": "1",

@@ -10,7 +10,7 @@ import hashlib
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar, Literal
+from typing import ClassVar, Literal, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -128,7 +128,15 @@ class PartDataset(Declaration):
         """Read the test split. Raises UserError for files that are missing or wrong."""
 
 
-def combined_digest(train: PointClouds | PartClouds, test: PointClouds | PartClouds) -> str:
+class Digested(Protocol):
+    """What has a digest of its content."""
+
+    @property
+    def digest(self) -> str:
+        """SHA-256."""
+
+
+def combined_digest(train: Digested, test: Digested) -> str:
     """One SHA-256 for both splits, as results keep it."""
     return hashlib.sha256(f"{train.digest} {test.digest}".encode()).hexdigest()
 

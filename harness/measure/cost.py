@@ -10,7 +10,7 @@ import torch
 from harness.build import build_outline
 from harness.errors import UserError
 from harness.measure.environment import environment
-from harness.prediction import Unpredictable, key_of, known, predict
+from harness.prediction import Unpredictable, key_of, known, precision_of, predict
 from harness.result import Compute, Memory, Parameters, Result, Time
 from harness.tasks import task_of
 from harness.trial import Trial
@@ -21,8 +21,7 @@ PREDICTED = "no GPU here: this trial was predicted, not run"
 def predicted_result(trial: Trial, *, git: str | None) -> Result:
     """Parameters, FLOPs and memory from shapes alone; everything else is null, and says why. Raises UserError."""
     began = time.perf_counter()
-    asked = trial.resources.precision
-    precision = asked if asked != "auto" else "bf16"
+    precision = precision_of(trial, gpu=True)
     found = known(key_of(trial, precision=precision)) or predict(trial, precision=precision)
     if isinstance(found, Unpredictable):
         raise UserError(f"cannot be predicted: {found.problem}")

@@ -41,6 +41,13 @@ class Tokenizer(nn.Module):
         self.norm2 = PointwiseNorm(mixed)
         self.point4 = nn.Linear(mixed, dim)
 
+    def taken_out(self) -> list[nn.Parameter]:
+        """Biases that a batch norm takes out again while it has the batch's statistics: their gradient is zero.
+
+        In torch's own batch norms it is rounding noise, of which AdamW makes steps that change no output.
+        """
+        return [self.point1.bias, self.point2.bias, self.point3.bias]
+
     def forward(self, neighbourhoods: Tensor) -> Tensor:
         """(B, G, M, channels) -> (B, G, C)."""
         points = neighbourhoods.flatten(0, 1)  # (R, M, channels)

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import dataclass
 from typing import ClassVar
 
-from harness.data.dataset import Declaration
+from harness.data.dataset import Declaration, combined_digest
 from harness.data.splits import Split
 from harness.data.synthetic import Synthetic
 from harness.evaluation import Evaluation, Processes
@@ -35,7 +34,7 @@ class Cost(Classification):
     def digest(self, dataset: Declaration) -> str:
         """Of what the clouds follow from."""
         assert isinstance(dataset, Synthetic)
-        return hashlib.sha256(f"{dataset.digest} {dataset.digest}".encode()).hexdigest()
+        return combined_digest(dataset, dataset)
 
     def evaluate(self, model: Headed, split: Split, trial: Trial, processes: Processes) -> Evaluation:
         """Its time and memory; what the answers are worth is not told."""

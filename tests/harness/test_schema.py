@@ -167,25 +167,6 @@ def test_shipped_suites(name: str, schema: dict[str, Any]) -> None:
     assert refusals(schema, shipped_suites()[name].read_text()) == []
 
 
-def documented() -> list[str]:
-    pages = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
-    blocks = [
-        block for page in pages for block in re.findall(r"(?m)^ {4}format: 1\n(?: {4}.*\n|\n)*", page.read_text())
-    ]
-    return [re.sub(r"(?m)^ {4}", "", block) for block in blocks]
-
-
-@pytest.mark.parametrize("text", documented(), ids=lambda text: yaml.safe_load(text)["name"])
-def test_suites_in_the_documentation(text: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    imported = {"mine": registry.get("datasets", "sweethome12")}
-    monkeypatch.setattr(registry, "_imported", lambda kind: imported if kind == "datasets" else {})
-    assert refusals(suite_schema(), text) == []
-
-
-def test_the_documentation_has_suites() -> None:
-    assert len(documented()) >= 2
-
-
 def test_every_field_that_the_models_have_is_there(schema: dict[str, Any]) -> None:
     assert set(schema["properties"]) == set(SuiteFile.model_fields)
     settable = schema["$defs"]["Override"]["properties"]["set"]["properties"]
