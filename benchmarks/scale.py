@@ -25,8 +25,9 @@ from typing import Any
 
 import psutil
 
+from harness.reporting import write_reports
 from harness.result import Metrics, Parameters, Result, Storage, Time
-from harness.run import remember_suite, run_suite, to_run, write_reports
+from harness.run import remember_suite, run_suite, to_run
 from harness.schedule import Observer
 from harness.status import suite_status
 from harness.store import Store

@@ -75,6 +75,7 @@ def _leaderboard(results: SuiteResults) -> Leaderboard:
     )
     measured = [entry.result for entry in entries if entry.result is not None and not entry.reference]
     notices = (
+        *results.notices,
         *_gap_notices(board.counts),
         *_protocol_notices(board, grouped, numbers),
         *provenance.notices(measured),

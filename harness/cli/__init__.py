@@ -11,8 +11,8 @@ from typing import Annotated
 
 import typer
 
-from harness import __version__
-from harness.cli import data, doctor, plan, run, show, use, verify, watch, weights
+from harness import __version__, registry
+from harness.cli import data, doctor, plan, report, run, show, use, verify, watch, weights
 from harness.errors import UserError
 
 app = typer.Typer(
@@ -23,8 +23,20 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for part in (run, plan, watch, use, show, verify, doctor, data, weights):
+for part in (run, plan, watch, report, use, show, verify, doctor, data, weights):
     app.add_typer(part.app)
+
+
+def _add_commands() -> None:
+    """Commands of plug-ins, those of the reports among them; one that is broken is named and takes no other down."""
+    for name in registry.names("commands"):
+        try:
+            app.add_typer(registry.get("commands", name))
+        except UserError as error:
+            typer.echo(f"warning: {error}", err=True)
+
+
+_add_commands()
 
 
 def _version(asked: bool) -> None:
