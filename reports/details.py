@@ -196,6 +196,11 @@ def log_end(path: Path, characters: int) -> str:
     return end.partition("\n")[2] if len(text) > characters and "\n" in end[:-1] else end
 
 
+def printable(text: str) -> str:
+    """Text from outside on one line, without what moves a terminal's cursor."""
+    return UNPRINTABLE.sub("\N{REPLACEMENT CHARACTER}", " ".join(text.split()))
+
+
 def as_json(value: Any) -> str:
     """In few characters and the order of names, with null in place of numbers that JSON does not know."""
     try:
