@@ -50,6 +50,44 @@ def compare(
         _tell(make_console(), found)
 
 
+@app.command()
+def publish(
+    folder: Annotated[
+        Path, typer.Argument(metavar="[DIR]", help="The results folder whose suites are published.")
+    ] = Path("results"),
+    site: Annotated[
+        Path, typer.Option("--output", "-o", metavar="SITE", help="Folder to make, or to make anew.")
+    ] = Path("site"),
+    suites: Annotated[
+        list[str] | None,
+        typer.Option("--suite", metavar="SUITE", help="Publish this one; again for more. All without."),
+    ] = None,
+    title: Annotated[str, typer.Option(help="Heading of the index.")] = "Results",
+    formats: Annotated[
+        list[str] | None,
+        typer.Option("--format", metavar="NAME,NAME", help="Write these beside the page; `harness list` names them."),
+    ] = None,
+) -> None:
+    """Make a folder that any static host can serve: an index of the suites, their reports, files and badges.
+
+    Without paths, users, hosts and logs of the machines that ran them (docs/reports.md).
+    """
+    from harness import registry
+    from harness.errors import UserError
+    from harness.store import Store
+    from reports.site import publish as make
+
+    store = Store(folder)
+    chosen = list(dict.fromkeys(map(suite_name, suites or ()))) or list(store.suites())
+    if not chosen:
+        raise UserError(f"{folder}: no suite ran into this folder; name the --output of a `harness run`")
+    wanted = [name for names in formats or () for name in names.split(",") if name]
+    names = list(dict.fromkeys(["html", *wanted])) if wanted else registry.names("reporters")
+    made = make(store, site, suites=chosen, title=title, formats=names)
+    counted = f"{len(made.suites)} suite{'' if len(made.suites) == 1 else 's'}, {made.trials:,} trials"
+    typer.echo(f"published {counted}, {made.files} files; look at {made.index} before you show it to others")
+
+
 def _tell(console: Console, found: Contrast) -> None:
     from reports import contrast_tables as tables
 

@@ -115,7 +115,8 @@ class Details:
             most = FEW_EPOCHS if self._large else EPOCHS
             curves = read_curves(folder.path / "metrics.jsonl", most=most)
             found["curves"] = {name: _columns(curve) for name, curve in curves.items()}
-            found["log"] = log_end(folder.path / "log.txt", LOG if result.status == "done" else FAILED_LOG)
+            if not self._results.site:
+                found["log"] = log_end(folder.path / "log.txt", LOG if result.status == "done" else FAILED_LOG)
             known = result.headline.counted and not self._large
             predictions = read(folder.path / "predictions.npz") if known else None
             if predictions is not None and result.status == "done":
