@@ -53,7 +53,7 @@ def compare(
 @app.command()
 def publish(
     folder: Annotated[
-        Path, typer.Argument(metavar="[DIR]", help="The results folder whose suites are published.")
+        Path, typer.Argument(metavar="DIR", help="The results folder whose suites are published.")
     ] = Path("results"),
     site: Annotated[
         Path, typer.Option("--output", "-o", metavar="SITE", help="Folder to make, or to make anew.")

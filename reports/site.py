@@ -140,7 +140,7 @@ def _check(site: Path, store: Store) -> None:
     )
     if others:
         named = ", ".join(others[:3]) + (f" and {len(others) - 3} more" if len(others) > 3 else "")
-        raise UserError(f"{site}: holds what was not published ({named}); choose another --output, or empty it")
+        raise UserError(f"{site}: holds what was not published ({named}); choose another --output")
 
 
 def _cards(store: Store, made: Path, suites: Sequence[str], formats: Sequence[str] | None) -> list[Card]:
