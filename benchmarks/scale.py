@@ -4,8 +4,8 @@
 a forked process per trial (its trial writes its result when it is unpacked, and ends). Prints seconds per trial and
 slot, the driver's memory at tenths of the run, and the seconds of the steps around it.
 
-`results`: a suite of N finished trials as ten methods, five backbones and ten datasets leave them; times of what reads
-them: reports, status, the question what is left to run.
+`results`: a suite of N finished trials as ten methods, five backbones and ten datasets leave them; what the commands
+take that read them, as somebody who types them waits for it.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import argparse
 import json
 import os
 import random
+import subprocess
 import sys
 import tempfile
 import threading
@@ -29,7 +30,6 @@ from harness.reporting import write_reports
 from harness.result import Metrics, Parameters, Result, Storage, Time
 from harness.run import remember_suite, run_suite, to_run
 from harness.schedule import Observer
-from harness.status import suite_status
 from harness.store import Store
 from harness.suite import Suite, load_suite
 from harness.trial import Trial
@@ -199,23 +199,24 @@ def many_results(count: int, output: Path) -> dict[str, Any]:
         folder = output / "trials" / one.identity
         folder.mkdir(parents=True)
         (folder / "result.json").write_text(plausible(spec, one.identity, index).model_dump_json(indent=1))
-    store = Store(output)
-    store.write_suite(name="scale", description="", digest="0", text=SUITE, trials=rows)
-    seconds: dict[str, dict[str, float]] = {}
-    for name, work in (
-        ("load", lambda: store.load("scale")),
-        ("status", lambda: suite_status(store, "scale")),
-        ("report", lambda: write_reports(store, "scale")),
-    ):
-        began, busy = time.monotonic(), time.process_time()
-        found: Any = work()
-        seconds[name] = {
-            "wall": round(time.monotonic() - began, 2),
-            "cpu": round(time.process_time() - busy, 2),
-        }
-        if name == "report":
-            assert not found[1], found[1]
-    return {"results": count, "seconds": seconds, "peak MB": round(psutil.Process().memory_info().rss / 1e6)}
+    Store(output).write_suite(name="scale", description="", digest="0", text=SUITE, trials=rows)
+    commands = {
+        "nothing": ["--version"],
+        "status": ["status", "scale", "--output", str(output)],
+        "report": ["report", "scale", "--output", str(output)],
+    }
+    return {"results": count} | {name: _run_command(words) for name, words in commands.items()}
+
+
+def _run_command(words: list[str]) -> dict[str, float]:
+    """What `harness WORDS` takes: seconds of wall and CPU, and the peak of its memory."""
+    began = time.monotonic()
+    process = subprocess.Popen(["harness", *words], stdout=subprocess.DEVNULL)
+    _, code, used = os.wait4(process.pid, 0)
+    wall = time.monotonic() - began
+    assert code == 0, f"harness {words[0]} ended with {os.waitstatus_to_exitcode(code)}"
+    cpu = used.ru_utime + used.ru_stime
+    return {"wall": round(wall, 2), "cpu": round(cpu, 2), "peak MB": round(used.ru_maxrss / 1024)}
 
 
 def main() -> None:

@@ -9,7 +9,7 @@ import time
 from collections import Counter
 from collections.abc import Sequence
 from types import TracebackType
-from typing import Self
+from typing import TYPE_CHECKING, Self
 
 from rich.console import Console, Group
 from rich.live import Live
@@ -20,7 +20,9 @@ from rich.text import Text
 from harness.result import Result
 from harness.status import Cell, Status
 from harness.store import Entry, Store, SuiteResults
-from harness.trial import Trial
+
+if TYPE_CHECKING:
+    from harness.trial import Trial  # that takes torch, for which somebody who asks for a status would wait
 
 
 def duration(seconds: float) -> str:

@@ -115,7 +115,8 @@ class Status:
 def suite_status(store: Store, suite: str) -> Status:
     """Where a suite stands now. Raises UserError when it never ran here."""
     results = store.load(suite)
-    leases = {entry.id: lease for entry in results.entries if (lease := store.trial(entry.id).running()) is not None}
+    waiting = (entry.id for entry in results.entries if entry.result is None)  # who claims a trial removes its result
+    leases = {trial: lease for trial in waiting if (lease := store.trial(trial).running()) is not None}
     status = Status(
         suite=suite,
         trials=len(results.entries),

@@ -99,11 +99,12 @@ class Store:
 
     def __init__(self, output: Path) -> None:
         self.output = output
+        self._trials = output / "trials"
 
     def prepare(self) -> None:
         """Make the folder; raises UserError when it cannot be written."""
         try:
-            (self.output / "trials").mkdir(parents=True, exist_ok=True)
+            self._trials.mkdir(parents=True, exist_ok=True)
             with tempfile.TemporaryFile(dir=self.output):
                 pass
         except OSError as error:
@@ -113,7 +114,7 @@ class Store:
 
     def trial(self, identity: str) -> TrialFolder:
         """The folder of a trial."""
-        return TrialFolder(self.output / "trials" / identity)
+        return TrialFolder(self._trials / identity)
 
     def suite_folder(self, name: str) -> Path:
         """Where a suite keeps its copy and its reports."""
@@ -151,7 +152,7 @@ class Store:
 
     def find(self, prefix: str) -> TrialFolder:
         """The folder of the trial whose identity begins so. Raises UserError for none or several."""
-        home = self.output / "trials"
+        home = self._trials
         if not home.is_dir():
             raise UserError(f"{home}: no such folder; --output (`output=`) names where the trial's suite ran")
         known = sorted(path.name for path in home.iterdir() if path.is_dir())

@@ -23,15 +23,17 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from hashlib import sha256
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
-import numpy as np
-import numpy.typing as npt
 from pydantic import Field, ValidationError
 
 from harness.atomic import read_json, write_atomically
 from harness.holder import Holder, myself
 from harness.result import Result, Status
+
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
 
 SILENCE = 60.0
 """Seconds without a sign of life after which a process on another host is given up. It gives one every few seconds."""
@@ -323,6 +325,8 @@ class TrialWriter:
 
     def write_predictions(self, columns: Mapping[str, npt.NDArray[np.integer]]) -> None:
         """Per-item test predictions and labels, ordered by item index, and those by vote where there was one."""
+        import numpy as np  # whoever only reads results does not wait for it
+
         content = io.BytesIO()
         np.savez_compressed(content, allow_pickle=False, **columns)
         self.write_file("predictions.npz", content.getvalue())

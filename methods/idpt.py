@@ -18,9 +18,9 @@ from torch.nn import functional as F
 from harness.geometry import gather_points
 from harness.method import Adapted, Method, Task
 from harness.models.backbone import Backbone
+from harness.models.batchnorm import PointwiseNorm
 from harness.models.encoder import Encoder
 from harness.models.head import Pool
-from harness.models.tokenizer import PointwiseNorm
 from harness.models.transformer import Tokens
 
 

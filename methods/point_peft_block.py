@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from harness.geometry import Groups
-from harness.models.tokenizer import PointwiseNorm
+from harness.models.batchnorm import PointwiseNorm
 from harness.models.transformer import Block, DropPath, Tokens
 
 

@@ -4,6 +4,9 @@ Torch's own has two kernels on a CPU: the one for (N, C) adds up in 32 bits and 
 maximum over points; the one for the official code's (R, C, M) is exact and slow. Here sums are taken
 slice by slice, so that they stay exact and in the processor's cache. And torch's SyncBatchNorm
 (`protocol.batchnorm: global`) is for CUDA alone; this one runs wherever processes can add tensors up, gloo included.
+
+Where a norm follows a linear layer, `PointwiseNorm.after` makes one layer of the two: mean and variance of the layer's
+output follow from mean and covariance of its input, which is narrower.
 """
 
 from __future__ import annotations
@@ -13,6 +16,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, distributed, nn
+from torch.autograd.function import once_differentiable
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from harness.errors import UserError
@@ -108,6 +112,59 @@ def _scaled(x: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
     return torch.addcmul(shift, x, scale).to(x.dtype)
 
 
+class _Covariance(torch.autograd.Function):
+    """Mean (W + C,) and biased covariance (W + C, W + C), of 64 bits, of [whole, point] over all points of all patches.
+
+    Points (R, M, C), whole (R, W), as many on every process where statistics are those of all. By the law of total
+    covariance: within patches, which concerns points alone, and between them. Keeps its inputs alone.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, points: Tensor, whole: Tensor, everywhere: bool) -> tuple[Tensor, Tensor]:
+        patches, size, channels = points.shape
+        centres = points.mean(1)  # (R, C)
+        within = points.new_zeros(channels, channels, dtype=torch.float64)
+        for part in _patches(points):
+            apart = (points[part] - centres[part][:, None]).flatten(0, 1).double()
+            within.addmm_(apart.T, apart)
+        ctx.patches = patches * (distributed.get_world_size() if everywhere else 1)
+        ctx.everywhere, ctx.size = everywhere, size
+        seen = torch.cat([whole, centres], 1).double()  # (R, W + C)
+        mean = _sum(seen.sum(0), everywhere=everywhere) / ctx.patches
+        covariance = (seen - mean).T @ (seen - mean)
+        width = whole.shape[1]
+        covariance[width:, width:] += within / size
+        covariance = _sum(covariance, everywhere=everywhere) / ctx.patches
+        ctx.save_for_backward(points, whole, centres, mean)
+        return mean, covariance
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        points, whole, centres, mean = ctx.saved_tensors
+        of_mean, of_covariance = (
+            _sum(each.contiguous(), everywhere=ctx.everywhere) / ctx.patches for each in gradients
+        )
+        of_covariance = of_covariance + of_covariance.T
+        seen = torch.cat([whole, centres], 1).double()
+        of_seen = torch.addmm(of_mean, seen - mean, of_covariance)  # (R, W + C)
+        width = whole.shape[1]
+        of_whole = of_seen[:, :width].to(whole.dtype) if ctx.needs_input_grad[1] else None
+        of_points = None
+        if ctx.needs_input_grad[0]:
+            along = of_covariance[width:, width:].div(ctx.size).to(points.dtype)  # (C, C)
+            shift = of_seen[:, width:].div(ctx.size).to(points.dtype) - centres @ along  # (R, C)
+            of_points = torch.empty_like(points)
+            for part in _patches(points):
+                torch.add(points[part] @ along, shift[part][:, None], out=of_points[part])
+        return of_points, of_whole, None
+
+
+def _patches(points: Tensor) -> Iterator[slice]:
+    """Patches (R, M, C), some at a time."""
+    return slices(len(points), points[0].numel() * points.element_size(), points.device)
+
+
 class PointwiseNorm(nn.BatchNorm1d):
     """nn.BatchNorm1d of (..., C) over all but the last axis."""
 
@@ -125,19 +182,25 @@ class PointwiseNorm(nn.BatchNorm1d):
         self._keep(mean, var, points=len(flat))
         return y.view_as(x)
 
-    @torch.no_grad()
-    def coefficients(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """(scale, shift), both (C,): what this norm does to x (..., C) is x * scale + shift. Without gradients.
+    def after(self, weight: Tensor, bias: Tensor, points: Tensor, whole: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """A linear layer and this norm on its output as one layer: weight (D, W + C) and bias (D,) -> the same shapes.
 
-        In training it notes the statistics, as `forward` does.
+        The layer sees [whole, point] for every point (C) of patches (R, M, C) and what its patch has in common (R, W),
+        if anything. In training it notes the statistics, as `forward` does.
         """
-        if not self.training:
+        if self.training:
+            common = whole if whole is not None else points.new_zeros(len(points), 0)
+            mean_in, covariance = _Covariance.apply(points, common, self.everywhere)
+            exact = weight.double()
+            mean = exact @ mean_in + bias.double()
+            var = ((exact @ covariance) * exact).sum(1).clamp(min=0)
+            self._keep(mean, var, points=points.shape[0] * points.shape[1])
+        else:
             assert self.running_mean is not None and self.running_var is not None
-            return coefficients(self.running_mean, self.running_var, self.weight, self.bias, self.eps)
-        flat = x.flatten(0, -2)
-        mean, var, _ = moments(flat, everywhere=self.everywhere)
-        self._keep(mean, var, points=len(flat))
-        return coefficients(mean, var, self.weight, self.bias, self.eps)
+            mean, var = self.running_mean.double(), self.running_var.double()
+        scale = self.weight * (var + self.eps).rsqrt()
+        bias = (bias - mean) * scale + self.bias
+        return (weight * scale[:, None]).to(weight.dtype), bias.to(weight.dtype)
 
     @torch.no_grad()
     def _keep(self, mean: Tensor, var: Tensor, *, points: int) -> None:

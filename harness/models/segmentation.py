@@ -14,8 +14,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from harness.geometry import gather_points, nearest
+from harness.models.batchnorm import PointwiseNorm
 from harness.models.head import Headed
-from harness.models.tokenizer import PointwiseNorm
 from harness.models.transformer import Tokens
 
 NEIGHBOURS = 3

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
 from harness.models.batchnorm import PointwiseNorm, slices
-
-__all__ = ["PointwiseNorm", "PositionEmbedding", "ProjectedTokenizer", "Tokenizer"]
 
 
 class Tokenizer(nn.Module):
@@ -19,7 +20,9 @@ class Tokenizer(nn.Module):
 
     - no layer of 2 * width inputs: its half for the maximum is computed once per patch;
     - its half for the points follows `point2` with nothing in between: one layer, of a product of weights;
-    - biases that are the same for all points of a patch are added after the maximum, which is the same number.
+    - a batch norm after a layer is part of the layer (`PointwiseNorm.after`);
+    - biases that are the same for all points of a patch are added after the maximum, which is the same number;
+    - what is wide is there for some patches at a time (`patch_max`).
 
     `width` is the width after the first MLP, 256 in the papers; `hidden` and `mixed`, the widths inside the two, are
     half and twice that unless given.
@@ -39,51 +42,95 @@ class Tokenizer(nn.Module):
 
     def forward(self, neighbourhoods: Tensor) -> Tensor:
         """(B, G, M, channels) -> (B, G, C)."""
-        learns = neighbourhoods.requires_grad or any(p.requires_grad for p in self.parameters())
-        if torch.is_grad_enabled() and learns:
-            return self._learning(neighbourhoods)
-        with torch.no_grad():
-            return self._frozen(neighbourhoods.flatten(0, 1)).unflatten(0, neighbourhoods.shape[:2])
-
-    def _third(self) -> tuple[Tensor, Tensor, Tensor]:
-        """`point3` after `point2`: weights for the patch's maximum (mixed, W) and for points (mixed, hidden), bias."""
+        points = neighbourhoods.flatten(0, 1)  # (R, M, channels)
+        h = F.relu(F.linear(points, *self.norm1.after(self.point1.weight, self.point1.bias, points)), inplace=True)
+        whole = patch_max(h, self.point2.weight) + self.point2.bias  # (R, W)
         for_whole, for_local = self.point3.weight.chunk(2, dim=1)
-        return for_whole, for_local @ self.point2.weight, for_local @ self.point2.bias + self.point3.bias
+        both = torch.cat([for_whole, for_local @ self.point2.weight], dim=1)  # (mixed, W + H)
+        both, bias = self.norm2.after(both, for_local @ self.point2.bias + self.point3.bias, h, whole)
+        for_whole, for_point = both.split((whole.shape[1], h.shape[2]), dim=1)
+        tokens = patch_max(h, self.point4.weight, inner=for_point, shift=F.linear(whole, for_whole, bias))
+        return (tokens + self.point4.bias).unflatten(0, neighbourhoods.shape[:2])
 
-    def _learning(self, neighbourhoods: Tensor) -> Tensor:
-        h = F.relu(self.norm1(self.point1(neighbourhoods)), inplace=True)  # (B, G, M, H)
-        whole = F.linear(h, self.point2.weight).amax(2) + self.point2.bias  # (B, G, W)
-        for_whole, for_points, bias = self._third()
-        mixed = F.linear(h, for_points) + F.linear(whole, for_whole, bias)[:, :, None]
-        return F.linear(F.relu(self.norm2(mixed), inplace=True), self.point4.weight).amax(2) + self.point4.bias
 
-    def _frozen(self, patches: Tensor) -> Tensor:
-        """(R, M, channels) -> (R, C), some patches at a time: nothing is kept for a backward pass.
+def patch_max(points: Tensor, outer: Tensor, *, inner: Tensor | None = None, shift: Tensor | None = None) -> Tensor:
+    """Maximum over each patch of `outer` of its points, or of `outer` of relu(`inner` of its points + `shift`).
 
-        Only what batch norms take their statistics of is there for all patches at once.
-        """
-        h = self.point1(patches)  # (R, M, H)
-        self._norm_relu_(self.norm1, h)
-        for_whole, for_points, bias = self._third()
-        count, size, _ = h.shape
-        mixed = h.new_empty(count, size, len(bias))
-        for part in self._parts(mixed):
-            whole = F.linear(h[part], self.point2.weight).amax(1) + self.point2.bias
-            torch.add(F.linear(h[part], for_points), F.linear(whole, for_whole, bias)[:, None], out=mixed[part])
-        del h
-        self._norm_relu_(self.norm2, mixed)
-        tokens = [F.linear(mixed[part], self.point4.weight).amax(1) for part in self._parts(mixed)]
-        return torch.cat(tokens) + self.point4.bias
+    Points (R, M, C), outer (D, C) -> (R, D); or inner (H, C), shift (R, H), outer (D, H). Some patches at a time, in
+    the backward pass again: nothing of R * M * H or R * M * D is ever kept or made whole.
+    """
+    device = points.device.type
+    if torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device):  # also for the backward pass
+        dtype = torch.get_autocast_dtype(device)
+        points, outer = points.to(dtype), outer.to(dtype)
+        inner, shift = (None if each is None else each.to(dtype) for each in (inner, shift))
+    best: Tensor = _PatchMax.apply(points, outer, inner, shift)
+    return best
 
-    def _norm_relu_(self, norm: PointwiseNorm, x: Tensor) -> None:
-        scale, shift = norm.coefficients(x)
-        for part in self._parts(x):
-            torch.addcmul(shift, x[part], scale, out=x[part]).relu_()
+
+class _PatchMax(torch.autograd.Function):
+    """`patch_max`. Keeps its inputs and which point of a patch had the maximum; as in torch, one of equals is it."""
 
     @staticmethod
-    def _parts(x: Tensor) -> list[slice]:
-        """Patches (R, M, C), some at a time."""
-        return list(slices(len(x), x[0].numel() * x.element_size(), x.device))
+    def forward(ctx: Any, points: Tensor, outer: Tensor, inner: Tensor | None, shift: Tensor | None) -> Tensor:
+        learns = any(ctx.needs_input_grad)
+        best = points.new_empty(len(points), len(outer))
+        where = torch.empty_like(best, dtype=torch.long) if learns else None
+        for part in _parts(points, outer):
+            values = F.linear(_inside(points, inner, shift, part), outer)
+            if where is None:
+                torch.amax(values, 1, out=best[part])
+            else:
+                torch.max(values, 1, out=(best[part], where[part]))
+        ctx.save_for_backward(points, outer, inner, shift, where)
+        return best
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        points, outer, inner, shift, where = ctx.saved_tensors
+        for_points, for_outer, for_inner, for_shift = ctx.needs_input_grad
+        of_points = torch.empty_like(points) if for_points else None
+        of_shift = torch.empty_like(shift) if for_shift else None
+        sums = torch.promote_types(points.dtype, torch.float32)
+        of_outer = torch.zeros_like(outer, dtype=sums) if for_outer else None
+        of_inner = torch.zeros_like(inner, dtype=sums) if for_inner else None
+        for part in _parts(points, outer):
+            inside = _inside(points, inner, shift, part)
+            gradient = gradients[0].new_zeros(*inside.shape[:2], len(outer))
+            gradient.scatter_(1, where[part][:, None], gradients[0][part][:, None])
+            if of_outer is not None:
+                of_outer += gradient.flatten(0, 1).T @ inside.flatten(0, 1)
+            if not (for_points or for_inner or for_shift):
+                continue
+            gradient = gradient @ outer
+            if inner is not None:
+                gradient *= inside.sign_()  # 1 where the ReLU lets through
+                if of_shift is not None:
+                    torch.sum(gradient, 1, out=of_shift[part])
+                if of_inner is not None:
+                    of_inner += gradient.flatten(0, 1).T @ points[part].flatten(0, 1)
+                gradient = gradient @ inner if for_points else gradient
+            if of_points is not None:
+                of_points[part] = gradient
+        return (
+            of_points,
+            None if of_outer is None else of_outer.to(outer.dtype),
+            None if of_inner is None else of_inner.to(inner.dtype),
+            of_shift,
+        )
+
+
+def _inside(points: Tensor, inner: Tensor | None, shift: Tensor | None, part: slice) -> Tensor:
+    """What `outer` sees of some patches."""
+    if inner is None or shift is None:
+        return points[part]
+    return F.linear(points[part], inner).add_(shift[part][:, None]).relu_()
+
+
+def _parts(points: Tensor, outer: Tensor) -> list[slice]:
+    """Patches (R, M, C), some at a time: by the wider side of what `outer` sees and makes of them."""
+    return list(slices(len(points), points.shape[1] * max(outer.shape) * points.element_size(), points.device))
 
 
 class ProjectedTokenizer(nn.Module):

@@ -75,6 +75,7 @@ def saved(figure: Figure, kind: str) -> bytes:
     """The figure as SVG or PDF; equal figures give equal bytes."""
     content = io.BytesIO()
     figure.savefig(content, format=kind, metadata={"Date": None} if kind == "svg" else {"CreationDate": None})
+    figure.set_layout_engine("none")  # places are found; finding them anew for the next format takes as long again
     return content.getvalue()
 
 

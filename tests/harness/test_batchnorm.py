@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from harness.models import batchnorm
-from harness.models.batchnorm import PointwiseNorm, _Normalise, make_global
+from harness.models.batchnorm import PointwiseNorm, _Covariance, _Normalise, make_global
 from harness.processes import join, leave
 
 
@@ -63,8 +63,6 @@ def test_points_are_normalised_as_by_torch_and_more_exactly(small_slices: None) 
         assert (a - b).abs().max() <= 1e-5 * b.abs().max()
     for a, b in zip(ours.buffers(), theirs.buffers(), strict=True):
         torch.testing.assert_close(a, b, check_dtype=False)
-    scale, shift = PointwiseNorm(6).coefficients(x)
-    torch.testing.assert_close(x * scale + shift, PointwiseNorm(6)(x))
 
 
 @pytest.mark.parametrize("learns", [(True, True, True), (True, False, False), (False, True, False)])
@@ -72,3 +70,30 @@ def test_the_gradient_is_the_functions(learns: tuple[bool, ...], small_slices: N
     shapes = ((30, 3), (3,), (3,))
     inputs = [torch.randn(s, dtype=torch.float64).requires_grad_(r) for s, r in zip(shapes, learns, strict=True)]
     assert torch.autograd.gradcheck(lambda x, w, b: _Normalise.apply(x, w, b, 1e-5, False)[0], inputs)
+
+
+@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize("width", [None, 4])
+def test_a_norm_after_a_layer_is_one_layer(width: int | None, training: bool, small_slices: None) -> None:
+    """Also where the layer sees, beside every point, what its patch has in common; gradients and statistics too."""
+    torch.manual_seed(0)
+    points = (3 + torch.randn(9, 7, 5, dtype=torch.float64)).requires_grad_()
+    whole = (torch.randn(9, width, dtype=torch.float64) - 2).requires_grad_() if width else None
+    layer = nn.Linear(5 + (width or 0), 6).double()
+    ours, theirs = PointwiseNorm(6).double().train(training), nn.BatchNorm1d(6).double().train(training)
+    seen = points if whole is None else torch.cat([whole[:, None].expand(-1, 7, -1), points], dim=2)
+    weight, bias = ours.after(layer.weight, layer.bias, points, whole)
+    outputs = [nn.functional.linear(seen, weight, bias), theirs(layer(seen).flatten(0, 1)).view(9, 7, 6)]
+    torch.testing.assert_close(outputs[0], outputs[1])
+    for a, b in zip(ours.buffers(), theirs.buffers(), strict=True):
+        torch.testing.assert_close(a, b)
+    inputs = [points, layer.weight, *([whole] if whole is not None else [])]
+    slope = torch.linspace(-1, 1, outputs[0].numel(), dtype=torch.float64).view_as(outputs[0])
+    found, expected = (torch.autograd.grad((o * slope).sum(), inputs, retain_graph=True) for o in outputs)
+    for a, b in zip(found, expected, strict=True):
+        torch.testing.assert_close(a, b)
+
+
+def test_the_gradient_of_a_covariance(small_slices: None) -> None:
+    inputs = [torch.randn(s, dtype=torch.float64).requires_grad_() for s in ((5, 4, 3), (5, 2))]
+    assert torch.autograd.gradcheck(lambda points, whole: _Covariance.apply(points, whole, False), inputs)

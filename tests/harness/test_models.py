@@ -29,10 +29,10 @@ def test_tokens_and_kept_patches() -> None:
 
 
 @pytest.mark.parametrize("training", [True, False])
-def test_a_frozen_tokenizer_makes_the_same_tokens_without_keeping_anything(
+def test_the_tokenizer_is_the_papers_and_keeps_nothing_when_it_is_frozen(
     training: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Also beside the function as the official code writes it."""
+    """And the same gradients, if it learns: beside the function as the official code writes it."""
     monkeypatch.setitem(batchnorm.SLICE_BYTES, "cpu", 5000)
     first = Tokenizer(dim=12, width=8).double().train(training)
     second, third = copy.deepcopy(first), copy.deepcopy(first).requires_grad_(False)
@@ -45,6 +45,11 @@ def test_a_frozen_tokenizer_makes_the_same_tokens_without_keeping_anything(
     for found in (tokens, frozen):
         torch.testing.assert_close(found, official)
     assert tokens.requires_grad and not frozen.requires_grad
+    slope = torch.linspace(-1, 1, tokens.numel()).view_as(tokens)
+    (tokens * slope).sum().backward()
+    (official * slope).sum().backward()
+    for ours, expected in zip(second.parameters(), first.parameters(), strict=True):
+        torch.testing.assert_close(ours.grad, expected.grad)
     for tokenizer in (second, third):
         for ours, expected in zip(tokenizer.buffers(), first.buffers(), strict=True):
             torch.testing.assert_close(ours, expected)

@@ -25,7 +25,7 @@ FULL = tuple(
         (TRANSFORMER, "attention(query, key, value,", "attention(key, query, value,", "order of query, key, value"),
         (TRANSFORMER, "x = tokens.features + tokens.positions\n", "x = tokens.features\n", "positions at every block"),
         (TRANSFORMER, "recomputed(self.norm1, x),", "self.norm1(x.detach()),", "gradient through attention"),
-        (TOKENIZER, "point2.weight).amax(2)", "point2.weight).mean(2)", "a patch is the maximum of its points"),
+        (TOKENIZER, "torch.max(values, 1, out", "torch.min(values, 1, out", "a patch is the maximum of its points"),
         (TOKENIZER, "F.gelu(self.fc1(centers))", "F.relu(self.fc1(centers))", "GELU in the position embedding"),
         (TOKENIZER, "PointwiseNorm(hidden)", "PointwiseNorm(hidden, momentum=0.11)", "running statistics"),
         (HEAD, "tokens.patches.amax(1)", "tokens.patches.mean(1)", "the head sees the maximum of the patches"),
