@@ -26,7 +26,6 @@ from typing import Any
 
 import psutil
 
-from harness.reporting import write_reports
 from harness.result import Metrics, Parameters, Result, Storage, Time
 from harness.run import remember_suite, run_suite, to_run
 from harness.schedule import Observer

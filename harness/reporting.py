@@ -47,7 +47,8 @@ def write(
         raise UserError(f"suite '{results.name}' has no method '{reference}' to compare with; {hint}")
     if unknown := [name for name in formats or () if name not in registry.names("reporters")]:
         raise UserError("\n".join(registry.explain_unknown("reporters", name) for name in unknown))
-    results = replace(results, yardstick=reference)
+    if reference is not None:
+        results = replace(results, yardstick=reference)
     paths, problems = [], []
     for name in formats if formats is not None else registry.names("reporters"):
         path = folder / f"leaderboard.{name}"

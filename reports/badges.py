@@ -33,7 +33,9 @@ def trials(board: Leaderboard) -> Markup:
 
 def best_words(board: Leaderboard) -> str:
     """`adapter 81.3 ± 1.2 %, n 3, 2 level`; why there is no best where there is none."""
-    if board.measure is not None and not board.measure.scored:
+    if board.measure is None:
+        return "several measures, no one best"
+    if not board.measure.scored:
         return "costs only"
     ranked = [row for row in board.rows if not row.reference]
     placed = [row for row in ranked if row.overall is not None]

@@ -84,7 +84,7 @@ def _environments(first: SuiteResults, second: SuiteResults) -> Iterator[Change]
         dict(environment(entry.result for entry in side.entries if entry.result is not None))
         for side in (first, second)
     )
-    for key, name in ENVIRONMENT.items():
+    for key, name in ENVIRONMENT.items() if mine and others else ():
         values = ["; ".join(side.get(name, ())) or NOTHING for side in (mine, others)]
         if values[0] != values[1]:
             yield Change("version" if key in VERSIONS else "hardware", name, values[0], values[1], None)

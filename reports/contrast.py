@@ -234,7 +234,9 @@ def _pairs(
                 if against is not None
                 else None,
                 protocol=protocols.get((method, second.backbone, dataset), ()),
-                verdict=verdict(against) if against is not None else "not compared",
+                verdict=verdict(against)
+                if against is not None
+                else f"not compared: {a.headline.title}, {b.headline.title}",
             )
 
 

@@ -24,8 +24,8 @@ def opening(found: Contrast) -> Iterator[str]:
     for letter, side in (("A", found.first), ("B", found.second)):
         suite = "" if side.title == side.suite else f"suite {side.suite} ({side.digest}), "
         yield f"{letter}: {side.title}: {suite}{side.done} of {count(side.trials, 'trial')} done"
-    same = f", {found.same} of them one and the same result" if found.same else ""
-    yield f"Compared: {count(found.paired, 'trial')} done on both sides{same}; {found.common} are in both lists."
+    same = f"; {found.same} of them one and the same result" if found.same else ""
+    yield f"Compared: {count(found.paired, 'trial')} done on both sides, of {found.common} in both lists{same}."
 
 
 def apart(found: Contrast) -> Iterator[str]:

@@ -27,8 +27,9 @@ from harness.store import Store, SuiteResults
 from reports import badges
 from reports.build import leaderboard
 from reports.columns import BY_KEY, Column
+from reports.comparison import Standing
 from reports.html import FOLDER, Strip, fill_with, page_style, strips
-from reports.leaderboard import Leaderboard, Row
+from reports.leaderboard import Leaderboard, Row, capitalise
 from reports.public import public
 from reports.statistics import Summary
 
@@ -36,6 +37,8 @@ INDEX, CONTENTS = "index.html", "published.json"
 PAGE = "leaderboard.html"
 MOST_ROWS = 6
 """Methods of a suite that the index shows; its report has all of them."""
+MOST_DATASETS = 3
+"""Columns of scores where there is no mean over datasets."""
 MEMORY = ("memory.train_peak", "memory.estimated", "memory.host_peak")
 """The first of these that a method has is the memory that the index shows."""
 KNOWN = {
@@ -50,12 +53,20 @@ KNOWN = {
 
 
 @dataclass(frozen=True)
+class Score:
+    """A method's number in one column."""
+
+    summary: Summary | None
+    standing: Standing | None
+    strip: Strip | None
+
+
+@dataclass(frozen=True)
 class Line:
     """A method on the index."""
 
     row: Row
-    score: Summary | None
-    strip: Strip | None
+    scores: tuple[Score, ...]
     costs: tuple[str, ...]
 
 
@@ -66,6 +77,9 @@ class Card:
     name: str
     folder: str
     board: Leaderboard
+    finding: str
+    scores: tuple[tuple[str, str], ...]
+    """Title of every column of scores, and what it is of."""
     lines: tuple[Line, ...]
     columns: tuple[Column, ...]
     more: int
@@ -175,28 +189,57 @@ def _card(results: SuiteResults, made: Path, folder: str, paths: Sequence[Path])
         write_atomically(made / folder / name, str(content))
     ranked = [row for row in board.rows if not row.reference]
     first = [row for row in ranked if row.section == min(row.section for row in ranked)]
-    shown = first[:MOST_ROWS]
+    shown = first[:MOST_ROWS] if board.counts.done else []
     columns = _columns(shown)
-    placed = strips([row.overall for row in shown])
+    titles, scores = _scores(board, shown)
     ends = [str(a.get("ended") or "") for e in results.entries if e.result is not None for a in e.result.attempts]
     files = [path for path in paths if path.is_file() and path.name != PAGE]
     return Card(
         name=results.name,
         folder=folder,
         board=board,
+        finding=_finding(board, first),
+        scores=titles,
         lines=tuple(
-            Line(row, row.overall, strip, tuple(column.show(row.cost(column.key).value) for column in columns))
-            for row, strip in zip(shown, placed, strict=True)
+            Line(row, own, tuple(column.show(row.cost(column.key).value) for column in columns))
+            for row, own in zip(shown, scores, strict=True)
         ),
         columns=columns,
-        more=len(first) - len(shown),
-        apart=len(ranked) - len(first),
+        more=len(first) - len(shown) if shown else 0,
+        apart=len(ranked) - len(first) if shown else 0,
         ended=max((end[:10] for end in ends if re.match(r"\d{4}-\d\d-\d\dT", end)), default=""),
         best=best,
         trials=trials,
         files=tuple((KNOWN.get(path.name, path.name), path.relative_to(made).as_posix()) for path in files),
         figures=_figures(made, [path for path in paths if path.is_dir()]),
     )
+
+
+def _finding(board: Leaderboard, first: Sequence[Row]) -> str:
+    """What is said of the rows that are shown: of their overall means where there are any, else of one dataset."""
+    over_all = {row.section for row in board.rows if not row.reference and row.overall is not None}
+    if len(board.datasets) > 1 and any(row.overall is not None for row in first):
+        return board.findings[-len(over_all)]  # one for each group, at the end
+    return board.findings[0]
+
+
+def _scores(board: Leaderboard, rows: Sequence[Row]) -> tuple[tuple[tuple[str, str], ...], list[tuple[Score, ...]]]:
+    """Titles and numbers: the mean over datasets where a row has one, else datasets one by one; none of mere costs."""
+    if board.measure is not None and not board.measure.scored:
+        return (), [() for _ in rows]
+    if any(row.overall is not None for row in rows):
+        places = strips([row.overall for row in rows])
+        under = f"mean of {len(board.datasets)} datasets" if len(board.datasets) > 1 else ""
+        found = [(Score(row.overall, row.standing, strip),) for row, strip in zip(rows, places, strict=True)]
+        return ((f"{board.measure_title}, %", under),), found
+    columns = []
+    for index in range(min(MOST_DATASETS, len(board.datasets))):
+        cells = [row.cells[index] for row in rows]
+        placed = strips([cell.summary for cell in cells])
+        columns.append([Score(c.summary, c.standing, strip) for c, strip in zip(cells, placed, strict=True)])
+    headlines = zip(board.headlines[: len(columns)], board.datasets, strict=False)
+    titles = tuple((f"{capitalise(headline.title)}, %", dataset) for headline, dataset in headlines)
+    return titles, [tuple(column[number] for column in columns) for number in range(len(rows))]
 
 
 def _columns(rows: Sequence[Row]) -> tuple[Column, ...]:

@@ -21,6 +21,7 @@ from reports.across import (
     probability_of_improvement,
     why_no_ranks,
 )
+from reports.columns import count
 from reports.comparison import RowKey
 from reports.items import ItemDifference, Predictions, Run, compare_items
 from reports.leaderboard import Cell, Leaderboard, Row
@@ -247,8 +248,8 @@ def _about_p(each: Sequence[Against], overall: Sequence[AgainstAll]) -> list[str
     few = max((a.datasets for a in overall if a.datasets < PAIRS_FOR_P), default=None)
     if few is not None:
         found.append(
-            f"No p-value over datasets: it takes one number per dataset, and {few} datasets cannot give a p below "
-            f"{smallest_p(few):.3g}. Pooling their seeds would count the same dataset several times."
+            f"No p-value over datasets: it takes one number per dataset, and {count(few, 'dataset')} cannot give a p "
+            f"below {smallest_p(few):.3g}. Pooling their seeds would count the same dataset several times."
         )
     if any(a.p_holm is not None for a in overall):
         found.append("p-values over datasets: exact signed ranks of the datasets' means, adjusted by Holm.")

@@ -7,6 +7,8 @@ problems, 2 bad input, 130 interrupted. Heavy libraries are imported by the comm
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Annotated
 
 import typer
@@ -29,11 +31,18 @@ for part in (run, plan, watch, report, use, show, verify, doctor, data, weights)
 
 def _add_commands() -> None:
     """Commands of plug-ins, those of the reports among them; one that is broken is named and takes no other down."""
-    for name in registry.names("commands"):
-        try:
-            app.add_typer(registry.get("commands", name))
-        except UserError as error:
-            typer.echo(f"warning: {error}", err=True)
+    with _warning():
+        for name in registry.names("commands"):
+            with _warning():
+                app.add_typer(registry.get("commands", name))
+
+
+@contextmanager
+def _warning() -> Iterator[None]:
+    try:
+        yield
+    except UserError as error:
+        typer.echo(f"warning: {error}", err=True)
 
 
 _add_commands()

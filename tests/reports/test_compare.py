@@ -19,7 +19,7 @@ from reports.build import leaderboard
 from reports.contrast import contrast
 from reports.sides import Side, sides
 from tests.reports.folders import HOSTILE, broken, hostile, with_files
-from tests.reports.synthetic import altered, changed, synthetic, write_folder
+from tests.reports.synthetic import altered, changed, segmented, synthetic, write_folder
 from tests.reports.test_report_command import run
 
 
@@ -155,8 +155,20 @@ def test_nothing_done_is_told_and_is_no_error(tmp_path: Path, capsys: pytest.Cap
     write_folder(synthetic(seeds=(0,)), tmp_path / "b")
     assert run("compare", str(tmp_path / "a"), str(tmp_path / "b")) == 0
     said = capsys.readouterr().out
-    assert "Compared: 0 trials done on both sides" in said and "A: oom, lora on sweethome12" in said
+    assert (
+        "Compared: 0 trials done on both sides, of 14 in both lists." in said and "A: oom, lora on sweethome12" in said
+    )
     assert "Differences" not in said
+
+
+def test_different_numbers_are_not_compared() -> None:
+    both = contrast(Side("a", synthetic()), Side("b", segmented(synthetic(), "sweethome12")))
+    verdicts = {(p.dataset, p.verdict, p.against is None) for p in both.pairs}
+    assert verdicts == {
+        ("sweethome12", "not compared: accuracy, instance mIoU", True),
+        ("sweethome12_scanlike", "no difference", False),
+    }
+    assert any("and 1 dataset cannot give a p below" in note for note in both.notes)
 
 
 def test_json_has_it_all(folders: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -22,7 +22,7 @@ from reports import badges
 from reports.build import leaderboard
 from reports.leaderboard import Leaderboard
 from tests.reports.folders import HOSTILE, broken, hostile, with_files
-from tests.reports.synthetic import changed, synthetic, write_folder
+from tests.reports.synthetic import changed, segmented, synthetic, write_folder
 from tests.reports.test_merge import fingerprint
 from tests.reports.test_report_command import run
 
@@ -294,6 +294,7 @@ def one_dataset_failed(results: SuiteResults) -> SuiteResults:
         (none_yet, "no result"),
         (one_dataset_failed, "no result on all datasets"),
         (two_protocols, "several protocols, not ranked together"),
+        (lambda results: segmented(results, "sweethome12"), "several measures, no one best"),
     ],
 )
 def test_a_badge_claims_no_more_than_the_report(
@@ -304,6 +305,29 @@ def test_a_badge_claims_no_more_than_the_report(
     write_folder(results, tmp_path / "results")
     assert run("publish", str(tmp_path / "results"), "-o", str(tmp_path / "site"), "--format", "csv") == 0
     assert (tmp_path / "site" / "quickstart" / "badge-best.svg").read_text().count(re.sub(r"\\.*", "", words)[:9]) >= 2
+
+
+def shown(results: SuiteResults, home: Path) -> str:
+    """The index of a suite, without its script and style."""
+    write_folder(results, home / "results")
+    assert run("publish", str(home / "results"), "-o", str(home / "site"), "--format", "csv") == 0
+    return re.sub(r"<(script|style)>.*?</\1>", "", (home / "site" / "index.html").read_text(), flags=re.DOTALL)
+
+
+def test_datasets_stand_one_by_one_where_there_is_no_mean_of_them(tmp_path: Path) -> None:
+    text = shown(segmented(synthetic(), "sweethome12"), tmp_path)
+    assert "Accuracy, %" in text and "Instance mIoU, %" in text and text.count('class="strip"') == 12
+
+
+def test_the_index_speaks_of_the_group_that_it_shows(tmp_path: Path) -> None:
+    text = shown(two_protocols(synthetic()), tmp_path)
+    assert "group 1, the best mean is that of adapter" in text and "group 2" not in text
+    assert "1 of another protocol, hardware or precision is ranked apart there" in text
+
+
+def test_nothing_done_shows_no_empty_table(tmp_path: Path) -> None:
+    text = shown(all_failed(synthetic()), tmp_path)
+    assert "No method has a result yet." in text and "<table>" not in text and "50 failed" in text
 
 
 def test_the_badge_of_trials_is_of_all_of_them() -> None:
