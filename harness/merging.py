@@ -18,6 +18,10 @@ NAMED = 5
 """Contradictions that are told one by one."""
 
 
+INPUTS = ("data", "dataset", "weights")
+"""Digests that two runs of one trial share; what it trained may differ in its last bits from machine to machine."""
+
+
 @dataclass(frozen=True)
 class _Copy:
     """A trial as one folder has it."""
@@ -125,14 +129,12 @@ def _contradiction(believed: _Copy, found: Sequence[_Copy]) -> str:
 
 def _outcome(result: Result) -> tuple[object, ...]:
     """What must agree for two runs to be the same trial run twice."""
-    return (result.score, result.metrics.correct, result.metrics.total, sorted(result.digests.items()))
+    return (result.score, result.metrics.correct, result.metrics.total, [result.digests.get(key) for key in INPUTS])
 
 
 def _said(result: Result, first: Result | None) -> str:
     """A score in percent; beside an equal one, which digests differ from those of the first."""
     if first is not None and result.score == first.score:
-        keys = sorted(
-            key for key in {*result.digests, *first.digests} if result.digests.get(key) != first.digests.get(key)
-        )
+        keys = [key for key in INPUTS if result.digests.get(key) != first.digests.get(key)]
         return f"the same with another digest of {', '.join(keys)}" if keys else "the same with other counts"
     return "no score" if result.score is None else f"{result.headline.title} {100 * result.score:.2f} %"

@@ -20,8 +20,10 @@ from reports.provenance import (
     protocol_of,
 )
 
-Kind = Literal["protocol", "setting", "version", "hardware"]
+Kind = Literal["protocol", "setting", "content", "version", "hardware"]
 NOTHING = "not there"
+CONTENTS = ("data", "weights")
+"""Digests of files; that of what was trained differs where anything does."""
 LEFT_OUT = ("seed", "fold", "method.name", "dataset.name", "dataset.fold")
 """What trials pair by, and so known."""
 
@@ -41,7 +43,7 @@ class Change:
 def changes(first: SuiteResults, second: SuiteResults, paired: Sequence[tuple[Entry, Entry]]) -> tuple[Change, ...]:
     """Settings pair by pair, the most frequent first; versions and hardware of all results of a side."""
     results = [(a.result, b.result) for a, b in paired if a.result is not None and b.result is not None]
-    return (*_protocols(results), *_settings(results), *_environments(first, second))
+    return (*_protocols(results), *_settings(results), *_contents(results), *_environments(first, second))
 
 
 def _protocols(results: Sequence[tuple[Result, Result]]) -> Iterator[Change]:
@@ -67,6 +69,17 @@ def _settings(results: Sequence[tuple[Result, Result]]) -> Iterator[Change]:
             if mine.get(path) != others.get(path):
                 found[path, mine.get(path, NOTHING), others.get(path, NOTHING)] += 1
     yield from (Change("setting", *what, number) for what, number in found.most_common())
+
+
+def _contents(results: Sequence[tuple[Result, Result]]) -> Iterator[Change]:
+    """Of the files that were read: the first digits of their digests."""
+    found: Counter[tuple[str, str, str]] = Counter()
+    for a, b in results:
+        for key in CONTENTS:
+            mine, others = a.digests.get(key), b.digests.get(key)
+            if mine != others:
+                found[key, (mine or NOTHING)[:12], (others or NOTHING)[:12]] += 1
+    yield from (Change("content", *what, number) for what, number in found.most_common())
 
 
 def _flat(value: Mapping[str, Any], under: str = "") -> Iterator[tuple[str, str]]:

@@ -161,7 +161,7 @@ def _together(paired: Sequence[tuple[Entry, Entry]]) -> SuiteResults:
 
 
 def _plain(key: RowKey) -> RowKey:
-    return key._replace(method=key.method.removeprefix(key.method[:2]))
+    return key._replace(method=key.method[len(MARKS[0]) :])
 
 
 def _opposite(key: RowKey) -> RowKey:
@@ -198,6 +198,7 @@ def _same(first: Entry, second: Entry) -> bool:
 
 
 def _account(side: Side, own: Mapping[Place, Entry], other: Mapping[Place, Entry]) -> Account:
+    named = {place: replace(entry, method=side.method or entry.method) for place, entry in own.items()}
     datasets = sorted({entry.dataset for entry in own.values()})
     return Account(
         title=side.title,
@@ -205,8 +206,8 @@ def _account(side: Side, own: Mapping[Place, Entry], other: Mapping[Place, Entry
         digest=side.results.digest,
         trials=len(own),
         done=sum(entry.result is not None and entry.result.status == "done" for entry in own.values()),
-        troubles=troubles(rows_of(own.values()), datasets),
-        alone=tuple(entry.name for place, entry in own.items() if place not in other),
+        troubles=troubles(rows_of(named.values()), datasets),
+        alone=tuple(entry.name for place, entry in named.items() if place not in other),
     )
 
 

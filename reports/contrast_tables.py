@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 
 from reports.changes import Change
 from reports.columns import BY_KEY, NOTHING, count, listed, mean_and_sd, points
-from reports.contrast import Account, Contrast, Cost, Pair
+from reports.contrast import Contrast, Cost, Pair
 from reports.leaderboard import Trouble
 from reports.statistics import Summary
 from reports.tables import Table, item_span, mcnemar_text, p_text, signed_span, span
@@ -36,10 +36,10 @@ def apart(found: Contrast) -> Iterator[str]:
             more = f" and {len(side.alone) - NAMED} more" if len(side.alone) > NAMED else ""
             yield f"Only in {letter}: {named}{more}"
     for letter, side in (("A", found.first), ("B", found.second)):
-        yield from (f"{letter}: {_trouble(trouble, side)}" for trouble in side.troubles)
+        yield from (f"{letter}: {_trouble(trouble)}" for trouble in side.troubles)
 
 
-def _trouble(trouble: Trouble, side: Account) -> str:
+def _trouble(trouble: Trouble) -> str:
     seeds = f"seed{'s' if len(trouble.seeds) > 1 else ''} {listed(list(trouble.seeds))}"
     error = f": {trouble.error}" if trouble.error else ""
     return f"{trouble.status}, {trouble.method} on {trouble.dataset} ({trouble.backbone}), {seeds}{error}"

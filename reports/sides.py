@@ -12,10 +12,12 @@ from harness.store import Store, SuiteResults
 
 @dataclass(frozen=True)
 class Side:
-    """What is compared: a suite's results or, with the other side's label on its trials, a method's."""
+    """What is compared: a suite's results, or a method's with a label on its trials that both sides share."""
 
     title: str
     results: SuiteResults
+    method: str | None = None
+    """The method whose trials have that label."""
 
 
 @dataclass(frozen=True)
@@ -105,6 +107,6 @@ def _methods(first: str, second: str, output: Path, suite: str) -> tuple[Side, S
 
     def of(method: str) -> Side:
         entries = (replace(e, method=label) for e in results.entries if e.method == method and not e.reference)
-        return Side(method, replace(results, entries=tuple(entries)))
+        return Side(method, replace(results, entries=tuple(entries)), method)
 
     return of(first), of(second)

@@ -230,7 +230,9 @@ def _scores(board: Leaderboard, rows: Sequence[Row]) -> tuple[tuple[tuple[str, s
     if any(row.overall is not None for row in rows):
         places = strips([row.overall for row in rows])
         under = f"mean of {len(board.datasets)} datasets" if len(board.datasets) > 1 else ""
-        found = [(Score(row.overall, row.standing, strip),) for row, strip in zip(rows, places, strict=True)]
+        found: list[tuple[Score, ...]] = [
+            (Score(row.overall, row.standing, strip),) for row, strip in zip(rows, places, strict=True)
+        ]
         return ((f"{board.measure_title}, %", under),), found
     columns = []
     for index in range(min(MOST_DATASETS, len(board.datasets))):

@@ -99,6 +99,12 @@ def test_only_what_is_done_on_both_sides_counts_and_the_rest_is_told(folders: Pa
     ]
 
 
+def test_failures_of_a_method_bear_its_name(folders: Path) -> None:
+    both = found("full", "vpt", folders / "after")
+    assert [t.method for t in (*both.first.troubles, *both.second.troubles)] == ["full", "vpt", "vpt"]
+    assert (both.common, both.paired) == (6, 3)
+
+
 def test_what_changed_is_told_once_with_its_pairs(folders: Path) -> None:
     told = found(str(folders / "before"), str(folders / "after"), folders).changes
     assert [(c.kind, c.name, c.first, c.second, c.pairs) for c in told] == [
@@ -107,6 +113,16 @@ def test_what_changed_is_told_once_with_its_pairs(folders: Path) -> None:
         ("setting", "train.learning_rate", "0.002", "0.001", 39),
         ("version", "PyTorch", "2.13.0+cpu", "2.14.0", None),
     ]
+
+
+def test_other_data_under_the_same_name_is_told() -> None:
+    def digested(entry: Entry) -> Result | None:
+        digests = {"data": f"{len(entry.dataset):064x}"[::-1], "adapter": "x"}
+        return entry.result.model_copy(update={"digests": digests}) if entry.result else None
+
+    both = contrast(Side("a", synthetic()), Side("b", changed(synthetic(), digested)))
+    assert {(c.kind, c.name, c.first, c.pairs) for c in both.changes} == {("content", "data", "not there", 21)}
+    assert "The content of sweethome12 is not the same on both sides (digests differ in 21 pairs)." in both.notes
 
 
 def test_another_protocol_is_marked(folders: Path, capsys: pytest.CaptureFixture[str]) -> None:

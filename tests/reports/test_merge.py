@@ -102,6 +102,16 @@ def test_equal_scores_of_other_data_contradict(tmp_path: Path) -> None:
     assert len(notices) == 7 and notices[-1] == "13 more trials came out differently in different folders."
 
 
+def test_other_bits_of_what_was_trained_are_no_contradiction(tmp_path: Path) -> None:
+    for name in "ab":
+
+        def digested(entry: Entry, name: str = name) -> Result | None:
+            return entry.result.model_copy(update={"digests": {"data": "x", "adapter": name}}) if entry.result else None
+
+        write_folder(changed(synthetic(seeds=(0,)), digested), tmp_path / name)
+    assert len(merged([tmp_path / "a", tmp_path / "b"], "quickstart").notices) == 1
+
+
 def test_what_is_done_goes_before_what_failed(tmp_path: Path) -> None:
     def failing(entry: Entry) -> Result | None:
         assert entry.result is not None
