@@ -373,12 +373,12 @@ class Training:
         shared = self.ranks.numbers(peaks)  # before what is no part of training or evaluation: votes, the adapter
         ballot = task.vote(self.model, self.voted, trial, self.ranks) if self.voted is not None else None
         votes = {} if ballot is None else {"vote": ballot.columns()["prediction"]}
+        energy = self._energy()  # before what only measures
         self.writer.write_predictions({**outcome.columns(), **votes})
         with self.ranks.whole(self.attached.model):
             size = self._save_adapter()
             ended = time.perf_counter()
             latencies = [self._latency(clouds) for clouds in BATCHES]
-        energy = self._energy()
         times = self.timer.median()
         precision = precision_on(self.device, trial.resources.precision)
         predicted = known(key_of(trial, precision=precision))

@@ -22,6 +22,7 @@ from harness.models.backbone import Backbone
 from harness.models.encoder import Encoder
 from harness.models.head import Pool
 from harness.models.recompute import recomputed
+from harness.models.scale_shift import scale_shift
 from harness.models.transformer import Block, Tokens
 
 
@@ -35,7 +36,7 @@ class ScaleShift(nn.Module):
 
     def forward(self, y: Tensor) -> Tensor:
         """(..., C) -> (..., C)."""
-        return recomputed(torch.addcmul, self.beta, y, self.gamma)
+        return scale_shift(y, self.gamma, self.beta)
 
 
 class ShiftedNorm(nn.Sequential):

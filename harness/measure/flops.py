@@ -3,7 +3,7 @@
 A trial counts its own first step, which costs no computation beside it; `step_flops` counts one on tensors without
 values. Both give the same number, on every device: attention is counted as the products that it is made of, whichever
 kernel does it. Not counted, as nowhere in torch's counter: farthest points, neighbours, norms, activations,
-the optimiser.
+the optimiser. Nor what an implementation does over and above the model (harness.models.uncounted).
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
 from harness.build import build_outline
+from harness.models.uncounted import counts
 from harness.tasks import task_of
 from harness.trial import Trial
 
@@ -64,6 +65,8 @@ class Counter(TorchDispatchMode):
     def __init__(self) -> None:
         super().__init__()
         self.total = 0
+        self.beside = 0
+        """What is no part of the model (harness.models.uncounted)."""
 
     @classmethod
     def _should_skip_dynamo(cls) -> bool:
@@ -73,15 +76,19 @@ class Counter(TorchDispatchMode):
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Called by torch for every operation."""
         packet, given = func._overloadpacket, kwargs or {}
-        if packet in ATTENTION:
-            self.total += ATTENTION[packet](*(part.shape for part in args[:4] if isinstance(part, Tensor)))
-        elif packet not in flop_registry:
+        if packet not in ATTENTION and packet not in flop_registry:
             with self:  # what is made of other operations counts as those
                 result = func.decompose(*args, **given)
             return func(*args, **given) if result is NotImplemented else result
         result = func(*args, **given)
-        if packet not in ATTENTION:
-            self.total += flop_registry[packet](*args, **given, out_val=result)
+        if packet in ATTENTION:
+            number = ATTENTION[packet](*(part.shape for part in args[:4] if isinstance(part, Tensor)))
+        else:
+            number = flop_registry[packet](*args, **given, out_val=result)
+        if counts():
+            self.total += number
+        else:
+            self.beside += number
         return result
 
 

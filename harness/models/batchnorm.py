@@ -20,6 +20,7 @@ from torch.autograd.function import once_differentiable
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from harness.errors import UserError
+from harness.models.uncounted import uncounted
 
 SLICE_BYTES = {"cpu": 2**22}
 """What is worked on at a time: on a processor what its cache holds, elsewhere `LARGE_SLICE`, for fewer launches."""
@@ -112,15 +113,19 @@ def _scaled(x: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
     return torch.addcmul(shift, x, scale).to(x.dtype)
 
 
-class _Covariance(torch.autograd.Function):
-    """Mean (W + C,) and biased covariance (W + C, W + C), of 64 bits, of [whole, point] over all points of all patches.
+class _OutputMoments(torch.autograd.Function):
+    """Mean and (biased) variance (D,), of 64 bits, of weight [whole, point] + bias over all points of all patches.
 
-    Points (R, M, C), whole (R, W), as many on every process where statistics are those of all. By the law of total
-    covariance: within patches, which concerns points alone, and between them. Keeps its inputs alone.
+    Weight (D, W + C), bias (D,), points (R, M, C), whole (R, W), as many on every process where statistics are those of
+    all. By mean and covariance of [whole, point], and those by the law of total covariance: within patches, which
+    concerns points alone, and between them. Keeps its inputs alone.
     """
 
     @staticmethod
-    def forward(ctx: Any, points: Tensor, whole: Tensor, everywhere: bool) -> tuple[Tensor, Tensor]:
+    @uncounted()
+    def forward(
+        ctx: Any, weight: Tensor, bias: Tensor, points: Tensor, whole: Tensor, everywhere: bool
+    ) -> tuple[Tensor, Tensor]:
         patches, size, channels = points.shape
         centres = points.mean(1)  # (R, C)
         within = points.new_zeros(channels, channels, dtype=torch.float64)
@@ -135,29 +140,30 @@ class _Covariance(torch.autograd.Function):
         width = whole.shape[1]
         covariance[width:, width:] += within / size
         covariance = _sum(covariance, everywhere=everywhere) / ctx.patches
-        ctx.save_for_backward(points, whole, centres, mean)
-        return mean, covariance
+        ctx.save_for_backward(weight, points, whole, centres, mean, covariance)
+        exact = weight.double()
+        return exact @ mean + bias.double(), ((exact @ covariance) * exact).sum(1).clamp(min=0)
 
     @staticmethod
     @once_differentiable
+    @uncounted()
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
-        points, whole, centres, mean = ctx.saved_tensors
-        of_mean, of_covariance = (
-            _sum(each.contiguous(), everywhere=ctx.everywhere) / ctx.patches for each in gradients
-        )
-        of_covariance = of_covariance + of_covariance.T
+        weight, points, whole, centres, mean, covariance = ctx.saved_tensors
+        exact, (of_bias, slope) = weight.double(), gradients
+        of_weight = torch.outer(of_bias, mean) + 2 * slope[:, None] * (exact @ covariance)
+        of_mean = _sum(of_bias @ exact, everywhere=ctx.everywhere) / ctx.patches
+        along = _sum(exact.T @ (2 * slope[:, None] * exact), everywhere=ctx.everywhere) / ctx.patches
         seen = torch.cat([whole, centres], 1).double()
-        of_seen = torch.addmm(of_mean, seen - mean, of_covariance)  # (R, W + C)
+        of_seen = torch.addmm(of_mean, seen - mean, along)  # (R, W + C)
         width = whole.shape[1]
-        of_whole = of_seen[:, :width].to(whole.dtype) if ctx.needs_input_grad[1] else None
         of_points = None
-        if ctx.needs_input_grad[0]:
-            along = of_covariance[width:, width:].div(ctx.size).to(points.dtype)  # (C, C)
+        if ctx.needs_input_grad[2]:
+            along = along[width:, width:].div(ctx.size).to(points.dtype)  # (C, C)
             shift = of_seen[:, width:].div(ctx.size).to(points.dtype) - centres @ along  # (R, C)
             of_points = torch.empty_like(points)
             for part in _patches(points):
                 torch.add(points[part] @ along, shift[part][:, None], out=of_points[part])
-        return of_points, of_whole, None
+        return of_weight.to(weight.dtype), of_bias.to(weight.dtype), of_points, of_seen[:, :width].to(whole.dtype), None
 
 
 def _patches(points: Tensor) -> Iterator[slice]:
@@ -190,10 +196,7 @@ class PointwiseNorm(nn.BatchNorm1d):
         """
         if self.training:
             common = whole if whole is not None else points.new_zeros(len(points), 0)
-            mean_in, covariance = _Covariance.apply(points, common, self.everywhere)
-            exact = weight.double()
-            mean = exact @ mean_in + bias.double()
-            var = ((exact @ covariance) * exact).sum(1).clamp(min=0)
+            mean, var = _OutputMoments.apply(weight, bias, points, common, self.everywhere)
             self._keep(mean, var, points=points.shape[0] * points.shape[1])
         else:
             assert self.running_mean is not None and self.running_var is not None

@@ -10,6 +10,7 @@ from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
 from harness.models.batchnorm import PointwiseNorm, slices
+from harness.models.uncounted import uncounted
 
 
 class Tokenizer(nn.Module):
@@ -96,7 +97,8 @@ class _PatchMax(torch.autograd.Function):
         of_outer = torch.zeros_like(outer, dtype=sums) if for_outer else None
         of_inner = torch.zeros_like(inner, dtype=sums) if for_inner else None
         for part in _parts(points, outer):
-            inside = _inside(points, inner, shift, part)
+            with uncounted():  # made again
+                inside = _inside(points, inner, shift, part)
             gradient = gradients[0].new_zeros(*inside.shape[:2], len(outer))
             gradient.scatter_(1, where[part][:, None], gradients[0][part][:, None])
             if of_outer is not None:

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from harness.models import batchnorm
-from harness.models.batchnorm import PointwiseNorm, _Covariance, _Normalise, make_global
+from harness.models.batchnorm import PointwiseNorm, _Normalise, _OutputMoments, make_global
 from harness.processes import join, leave
 
 
@@ -94,6 +94,7 @@ def test_a_norm_after_a_layer_is_one_layer(width: int | None, training: bool, sm
         torch.testing.assert_close(a, b)
 
 
-def test_the_gradient_of_a_covariance(small_slices: None) -> None:
-    inputs = [torch.randn(s, dtype=torch.float64).requires_grad_() for s in ((5, 4, 3), (5, 2))]
-    assert torch.autograd.gradcheck(lambda points, whole: _Covariance.apply(points, whole, False), inputs)
+def test_the_gradient_of_an_outputs_moments(small_slices: None) -> None:
+    shapes = ((6, 5), (6,), (5, 4, 3), (5, 2))
+    inputs = [torch.randn(shape, dtype=torch.float64).requires_grad_() for shape in shapes]
+    assert torch.autograd.gradcheck(lambda *given: _OutputMoments.apply(*given, False), inputs)

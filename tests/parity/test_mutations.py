@@ -42,7 +42,7 @@ DAPT = tuple(
         ("F.gelu(self.down(u))", "F.relu(self.down(u))", "GELU in the adapter"),
         ("F.gelu(adapted).mean", "adapted.mean", "GELU before the mean that makes a prompt"),
         ("first=index == 0", "first=True", "positions are added once"),
-        ("recomputed(torch.addcmul, self.beta, y, self.gamma)", "(y + self.beta) * self.gamma", "scale, then shift"),
+        ("scale_shift(y, self.gamma, self.beta)", "(y + self.beta) * self.gamma", "scale, then shift"),
         ("adapted = self.adapter(z)", "adapted = self.adapter(x)", "the adapter sees normalised tokens"),
         ("block.mlp(z) + adapted)", "block.mlp(z) + adapted.detach())", "gradient of the adapter"),
         ("isinstance(m, ScaleShift | DynamicAdapter)", "isinstance(m, DynamicAdapter)", "scale-shifts train"),

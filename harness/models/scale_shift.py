@@ -1,0 +1,44 @@
+"""Scale and shift of every channel, as several methods have it behind every layer of a frozen encoder."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from harness.models.batchnorm import slices
+from harness.models.recompute import recomputed
+
+
+def scale_shift(x: Tensor, gamma: Tensor, beta: Tensor) -> Tensor:
+    """x * gamma + beta: x (..., C), gamma and beta (C,) -> (..., C).
+
+    Made anew in the backward pass instead of being kept (`recomputed`).
+    """
+    return recomputed(_ScaleShift.apply, x, gamma, beta)
+
+
+class _ScaleShift(torch.autograd.Function):
+    """`scale_shift`. Its backward pass goes through gradient and input once, slice by slice in the cache."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, gamma: Tensor, beta: Tensor) -> Tensor:
+        ctx.save_for_backward(x, gamma)
+        return torch.addcmul(beta, x, gamma)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        (x, gamma), gradient = ctx.saved_tensors, gradients[0]
+        of_x = x.new_empty(x.shape) if ctx.needs_input_grad[0] else None
+        of_gamma, of_beta = torch.zeros(2, len(gamma), dtype=gradient.dtype, device=gradient.device)
+        gradient, inputs = gradient.flatten(0, -2), x.flatten(0, -2)
+        of_inputs = of_x.flatten(0, -2) if of_x is not None else None
+        for part in slices(len(inputs), len(gamma) * gradient.element_size(), x.device):
+            of_gamma += (gradient[part] * inputs[part]).sum(0)
+            of_beta += gradient[part].sum(0)
+            if of_inputs is not None:
+                of_inputs[part] = gradient[part] * gamma
+        return of_x, of_gamma.to(gamma.dtype), of_beta.to(gamma.dtype)
