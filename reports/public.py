@@ -32,8 +32,12 @@ ATTEMPT = ("attempt", "started", "ended", "status", "error", "resumed")
 _START = r"(?:file:/+|~[\w.-]*[/\\]|[A-Za-z]:\\|\\\\|/(?!/))"
 _QUOTED = re.compile(rf"""(?P<quote>["'`])(?P<path>{_START}[^"'`\n]+)(?P=quote)""")
 _BARE = re.compile(rf"""(?<![\w/.<\\~…-])(?P<path>{_START}[^\s"'`<>|;,()\[\]{{}}:]+)""")
-_FILE = re.compile(r"[\w.+-]*\.\w{1,12}")
-_HOME = re.compile(r"(?:home|Users|root)(?:/[^/]*)?", re.IGNORECASE)
+_FILE = re.compile(
+    r"[\w.+-]*\.(?:py|so|ya?ml|jsonl?|txt|log|out|md|html|csv|db|parquet|npy|npz|h5|hdf5|pkl|pth?|ckpt|bin|safetensors"
+    r"|ply|off|obj|xyz|dat)",
+    re.IGNORECASE,
+)
+"""Ends of paths that are told: names of files, by their kind; others may be those of a user's folder."""
 
 Scrub = Callable[[str], str]
 
@@ -41,13 +45,14 @@ Scrub = Callable[[str], str]
 def public(results: SuiteResults) -> SuiteResults:
     """The suite's results for a public site; what trials left, but for logs, is still read where it lies."""
     driver = {results.driver.host} if results.driver is not None else set()
-    scrub = scrubber({*_names_here(), *driver}, _roots(results.output))
+    roots = _roots(results.output)
+    scrub, shorten = scrubber({*_names_here(), *driver}, roots), scrubber((), roots)
     return replace(
         results,
-        name=scrub(results.name),
+        name=shorten(results.name),
         description=scrub(results.description),
-        digest=scrub(results.digest),
-        entries=tuple(_entry(entry, scrub) for entry in results.entries),
+        digest=shorten(results.digest),
+        entries=tuple(_entry(entry, scrub, shorten) for entry in results.entries),
         command=(),
         driver=None,
         notices=tuple(map(scrub, results.notices)),
@@ -58,7 +63,9 @@ def public(results: SuiteResults) -> SuiteResults:
 def scrubber(names: Collection[str], roots: Collection[Path]) -> Scrub:
     """What takes absolute paths and those names out of a text; `roots` are folders known to be this machine's own."""
     telling = sorted({name for name in names if len(name) >= SHORTEST and name.lower() not in COMMON}, key=len)
-    named = re.compile(rf"(?<!\w)(?:{'|'.join(map(re.escape, reversed(telling)))})(?!\w)", re.IGNORECASE)
+    named = re.compile(
+        rf"(?<!\w)(?:{'|'.join(map(re.escape, reversed(telling)))})(?:\.\w[\w.-]*)?(?!\w)", re.IGNORECASE
+    )
     known = sorted({str(root) for root in roots if len(root.parts) > 1}, key=len, reverse=True)
 
     @lru_cache(maxsize=100_000)  # trials say the same again and again
@@ -74,10 +81,9 @@ def scrubber(names: Collection[str], roots: Collection[Path]) -> Scrub:
 
 
 def _file_of(path: str) -> str:
-    """`…/name.py` of an absolute path; `…` where its end is no file's name or may be a user's."""
-    parts = re.sub(r"^file:", "", path).replace("\\", "/").strip("/")
-    last = parts.rpartition("/")[2]
-    return f"{CUT}/{last}" if _FILE.fullmatch(last) and not _HOME.fullmatch(parts) else CUT
+    """`…/name.py` of an absolute path; `…` where it does not end in a file."""
+    last = path.replace("\\", "/").rstrip("/").rpartition("/")[2]
+    return f"{CUT}/{last}" if _FILE.fullmatch(last) else CUT
 
 
 def _names_here() -> set[str]:
@@ -94,26 +100,27 @@ def _roots(output: Path | None) -> set[Path]:
     return {root for path in known for root in (path.absolute(), path.resolve())}
 
 
-def _entry(entry: Entry, scrub: Scrub) -> Entry:
+def _entry(entry: Entry, scrub: Scrub, shorten: Scrub) -> Entry:
+    """Labels and settings are names that a user chose, and may be a user's: of these, paths go alone."""
     return replace(
         entry,
-        method=scrub(entry.method),
-        backbone=scrub(entry.backbone),
-        dataset=scrub(entry.dataset),
-        result=_result(entry.result, scrub) if entry.result is not None else None,
+        method=shorten(entry.method),
+        backbone=shorten(entry.backbone),
+        dataset=shorten(entry.dataset),
+        result=_result(entry.result, scrub, shorten) if entry.result is not None else None,
     )
 
 
-def _result(result: Result, scrub: Scrub) -> Result:
+def _result(result: Result, scrub: Scrub, shorten: Scrub) -> Result:
     environment = {key: result.environment[key] for key in KEPT if key in result.environment}
     if result.environment.get("gpu_busy"):
         environment["gpu_busy"] = True  # who was there is nobody's business
     attempts = [{key: attempt[key] for key in ATTEMPT if key in attempt} for attempt in result.attempts]
     return result.model_copy(
         update={
-            "spec": _all(result.spec, scrub),
+            "spec": _all(result.spec, shorten),
             "environment": _all(environment, scrub),
-            "digests": _all(result.digests, scrub),
+            "digests": _all(result.digests, shorten),
             "attempts": _all(attempts, scrub),
             "error": scrub(result.error) if result.error is not None else None,
             "reasons": _all(result.reasons, scrub),

@@ -26,7 +26,8 @@ SCRUB = scrubber({"alice", "gpu-node-17", "root", "x"}, {Path("/srv/secret lab/r
         ("~/weights/act.pth and ~alice/w.pth", "…/act.pth and …/w.pth"),
         (r"C:\Users\alice\w.pth and \\server\share\w.pth", "…/w.pth and …/w.pth"),
         ("in /home/alice.smith and /Users/bob", "in … and …"),
-        ("/root /tmp", "… …"),
+        (r"/scratch/bob.jones C:\Users\bob.jones /root /tmp", "… … … …"),
+        ("gpu-node-17.cluster.example.org:6379 is lost.", "…:6379 is lost."),
         ("in /srv/secret lab/results/trials/a.json", "in …/a.json"),
         ("in /srv/secret lab/results", "in …"),
         ("Alice on gpu-node-17: lost", "… on …: lost"),
@@ -42,6 +43,13 @@ SCRUB = scrubber({"alice", "gpu-node-17", "root", "x"}, {Path("/srv/secret lab/r
 )
 def test_paths_and_names_go_and_the_rest_stays(text: str, told: str) -> None:
     assert SCRUB(text) == told
+
+
+def test_labels_that_are_a_users_name_stay(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LOGNAME", "lora")
+    found = public(synthetic(seeds=(0,), description="by lora"))
+    assert "lora" in {entry.method for entry in found.entries} and found.description == "by …"
+    assert found.entries[4].result is not None and found.entries[4].result.spec["method"]["name"] == "lora"
 
 
 def test_without_names_nothing_is_looked_for() -> None:
