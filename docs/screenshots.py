@@ -1,6 +1,7 @@
 """Pictures of a report for these docs: `python docs/screenshots.py results/quickstart/report/leaderboard.html`.
 
-Light and dark, desktop and phone, and a trial. Needs the package playwright and a Chromium on the PATH.
+Light and dark, desktop and phone, and a trial. Of the `index.html` of a published site: light, dark and phone.
+Needs the package playwright and a Chromium on the PATH.
 """
 
 from __future__ import annotations
@@ -26,8 +27,9 @@ def main(report: Path) -> None:
         for name, scheme, size in (("light", "light", DESKTOP), ("dark", "dark", DESKTOP), ("phone", "light", PHONE)):
             page = browser.new_context(color_scheme=scheme, viewport=size, reduced_motion="reduce").new_page()
             page.goto(report.resolve().as_uri())
-            page.screenshot(path=IMAGES / f"report_{name}.png")
-            if name == "light":
+            kind = "site" if report.name == "index.html" else "report"
+            page.screenshot(path=IMAGES / f"{kind}_{name}.png")
+            if (kind, name) == ("report", "light"):
                 _parts(page)
         browser.close()
 
