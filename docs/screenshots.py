@@ -1,6 +1,7 @@
 """Pictures for these docs, in docs/images.
 
     python docs/screenshots.py results/quickstart/report/leaderboard.html     the report: light, dark, phone, a trial
+    python docs/screenshots.py site/index.html                                a published site: light, dark, phone
     python docs/screenshots.py trial.html                                     the clouds that a trial got wrong
     python docs/screenshots.py results/mlflow.db quickstart                   MLflow's pages of that suite
 
@@ -52,8 +53,9 @@ def _report(browser: Browser, report: Path) -> None:
     for name, scheme, size in (("light", "light", DESKTOP), ("dark", "dark", DESKTOP), ("phone", "light", PHONE)):
         page = browser.new_context(color_scheme=scheme, viewport=size, reduced_motion="reduce").new_page()
         page.goto(report.resolve().as_uri())
-        page.screenshot(path=IMAGES / f"report_{name}.png")
-        if name == "light":
+        kind = "site" if report.name == "index.html" else "report"
+        page.screenshot(path=IMAGES / f"{kind}_{name}.png")
+        if (kind, name) == ("report", "light"):
             _parts(page)
 
 

@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import json
 import os
+import shutil
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from harness.errors import UserError
+
+_HERE, _EXCHANGE = -100, 2
+"""AT_FDCWD and RENAME_EXCHANGE of renameat2(2)."""
 
 
 def write_atomically(path: Path, content: bytes | str) -> None:
@@ -48,6 +53,36 @@ def write_in_order(contents: Sequence[tuple[Path, bytes | str]]) -> None:
         if isinstance(error, OSError):
             raise UserError(f"{last.parent}: cannot be written ({error.strerror})") from None
         raise
+
+
+def replace_folder(made: Path, place: Path) -> None:
+    """Put a folder where another one is, which goes; in one step where the system has one for it (Linux).
+
+    Elsewhere there is, between two renames, for an instant none; when the second fails the old one comes back.
+    """
+    if not place.exists():
+        made.rename(place)
+    elif _exchange(made, place):
+        shutil.rmtree(made, ignore_errors=True)
+    else:
+        aside = made.with_name(f"{made.name}.old")
+        place.rename(aside)
+        try:
+            made.rename(place)
+        except BaseException:
+            aside.rename(place)
+            raise
+        shutil.rmtree(aside, ignore_errors=True)
+    _sync_folder(place.parent)
+
+
+def _exchange(first: Path, second: Path) -> bool:
+    """Exchange two paths in one step; False where the system or the file system cannot."""
+    try:
+        renameat2 = ctypes.CDLL(None, use_errno=True).renameat2
+    except (AttributeError, OSError):
+        return False
+    return bool(renameat2(_HERE, os.fsencode(first), _HERE, os.fsencode(second), _EXCHANGE) == 0)
 
 
 def _sync_folder(path: Path) -> None:

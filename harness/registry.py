@@ -1,4 +1,4 @@
-"""The four kinds of plug-in, found by entry points: methods, backbones, datasets, reporters.
+"""The kinds of plug-in, found by entry points: methods, backbones, datasets, reporters, and commands of `harness`.
 
 Our own come in by the same door as a third party's: a package that declares, say,
 
@@ -20,7 +20,7 @@ from pydantic import ValidationError
 
 from harness.errors import UserError, did_you_mean
 
-Kind = Literal["methods", "backbones", "datasets", "reporters"]
+Kind = Literal["methods", "backbones", "datasets", "reporters", "commands"]
 
 
 def _origin(entry: EntryPoint) -> str:
@@ -136,3 +136,7 @@ def _misfit(kind: Kind, plugin: Any) -> str | None:
             return None if isinstance(plugin, Declaration) else "an instance of a Dataset"
         case "reporters":
             return None if callable(plugin) else "a function write(results, path), or a Reporter"
+        case "commands":
+            from typer import Typer
+
+            return None if isinstance(plugin, Typer) else "a Typer with commands"

@@ -15,10 +15,10 @@ from harness import registry
 from harness.children import in_children
 from harness.cluster import Cluster, join
 from harness.data.dataset import Declaration
-from harness.errors import UserError, did_you_mean
+from harness.errors import UserError
 from harness.models.weights import data_root, find_weights
 from harness.prediction import Progress
-from harness.reporter import as_reporter
+from harness.reporting import write_reports
 from harness.result import Result
 from harness.schedule import Job, Observer, bundle, gpus_here, planned_order, run_jobs
 from harness.shared import marked
@@ -177,49 +177,6 @@ def check(trials: Sequence[Trial]) -> dict[str, float]:
     if problems:
         raise UserError("the dry step before the run failed (--no-check skips it):\n" + "\n".join(problems))
     return {t.identity: seconds[combination(t)] for t in trials if t.baseline is None}
-
-
-def write_reports(
-    store: Store,
-    suite: str,
-    *,
-    formats: Sequence[str] | None = None,
-    folder: Path | None = None,
-    reference: str | None = None,
-) -> tuple[list[Path], list[str]]:
-    """Reports of a suite, from its results on disk: what was written, and what went wrong with others.
-
-    `formats` are names of reporters, by default those of a run's end; `folder` is by default the suite's own; methods
-    are compared with `reference`. A reporter that fails takes no other down with it. Raises UserError for a suite
-    that never ran here, an unknown format or a reference that is no method of the suite.
-    """
-    results = replace(store.load(suite), yardstick=reference)
-    methods = {entry.method for entry in results.entries if not entry.reference}
-    if reference is not None and reference not in methods:
-        hint = did_you_mean(reference, methods)
-        raise UserError(f"suite '{suite}' has no method '{reference}' to compare with; {hint}")
-    if unknown := [name for name in formats or () if name not in registry.names("reporters")]:
-        raise UserError("\n".join(registry.explain_unknown("reporters", name) for name in unknown))
-    folder = folder if folder is not None else store.suite_folder(suite) / "report"
-    paths, problems = [], []
-    for name in formats if formats is not None else registry.names("reporters"):
-        path = folder / f"leaderboard.{name}"
-        try:
-            reporter = as_reporter(name, registry.get("reporters", name))
-            if formats is None and not reporter.after_run:
-                continue
-            path = folder / reporter.file
-            folder.mkdir(parents=True, exist_ok=True)
-            reporter(results, path)
-        except OSError as error:
-            problems.append(f"{path}: cannot be written ({error.strerror or error})")
-        except UserError as error:
-            problems.append(f"{path}: {error}")
-        except Exception as error:  # a third party's reporter
-            problems.append(f"{path}: reporter '{name}' failed: {type(error).__name__}: {error}")
-        else:
-            paths.append(path)
-    return paths, problems
 
 
 def summarise(suite: Suite, trials: Sequence[Trial], store: Store, *, interrupted: bool) -> Summary:

@@ -12,7 +12,7 @@ import contextlib
 import gc
 import json
 import tempfile
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from difflib import get_close_matches
 from pathlib import Path
@@ -67,12 +67,19 @@ class SuiteResults:
     """The results folder, where trials left their curves, predictions and logs; None: there are the results alone."""
     yardstick: str | None = None
     """The method that others are compared with, by the suite's label; None leaves the choice to the report."""
+    homes: Mapping[str, Path] = field(default_factory=dict, compare=False, repr=False)
+    """The results folders of trials that do not lie in `output`, by identity."""
+    notices: tuple[str, ...] = ()
+    """What whoever put the results together has to say to a reader."""
+    site: bool = False
+    """Whether reports go to a public site: they lead back to its index, and logs stay at home."""
     worked_out: dict[str, Any] = field(default_factory=dict, init=False, compare=False, repr=False)
     """What one report works out of the results and the next one need not again."""
 
     def folder(self, entry: Entry) -> TrialFolder | None:
         """What a trial left, where the results folder is at hand."""
-        return TrialFolder(self.output / "trials" / entry.id) if self.output is not None else None
+        home = self.homes.get(entry.id, self.output)
+        return TrialFolder(home / "trials" / entry.id) if home is not None else None
 
 
 @contextlib.contextmanager
@@ -187,6 +194,15 @@ class Store:
         for path in sorted(self.output.glob("*/suite.json")):
             yield path.parent.name
 
+    def stamp(self, suite: str) -> tuple[object, ...]:
+        """Another one whenever the suite's list or a result has changed; reads no result."""
+        path = self.suite_folder(suite) / "suite.json"
+        index = read_json(path)
+        listed = index.get("trials") if isinstance(index, dict) else None
+        names = [entry.get("id") for entry in listed or () if isinstance(entry, dict)]
+        files = [path, *(self.output / "trials" / str(name) / "result.json" for name in names)]
+        return tuple(_seen(file) for file in files)
+
     def load(self, name: str) -> SuiteResults:
         """A suite's results. Raises UserError when it never ran here."""
         index = read_json(self.suite_folder(name) / "suite.json")
@@ -209,3 +225,12 @@ class Store:
         except (KeyError, TypeError, ValidationError):
             path = self.suite_folder(name) / "suite.json"
             raise UserError(f"{path}: is damaged; `harness run` of the suite writes it anew") from None
+
+
+def _seen(file: Path) -> tuple[int, int, int] | None:
+    """Number, time of change and bytes of a file; None when there is none."""
+    try:
+        found = file.stat()
+    except (OSError, ValueError):
+        return None
+    return (found.st_ino, found.st_mtime_ns, found.st_size)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 
 from harness.errors import UserError, did_you_mean
@@ -53,7 +53,7 @@ def leaderboard(results: SuiteResults) -> Leaderboard:
 def _leaderboard(results: SuiteResults) -> Leaderboard:
     entries = sorted(results.entries, key=_order)
     datasets = tuple(sorted({entry.dataset for entry in entries}))
-    grouped = _rows_of(entries)
+    grouped = rows_of(entries)
     followed = _followed(grouped, datasets)
     numbers = {dataset: _numbered_protocols(grouped, followed, dataset) for dataset in datasets}
     board = Leaderboard(
@@ -75,6 +75,7 @@ def _leaderboard(results: SuiteResults) -> Leaderboard:
     )
     measured = [entry.result for entry in entries if entry.result is not None and not entry.reference]
     notices = (
+        *results.notices,
         *_gap_notices(board.counts),
         *_protocol_notices(board, grouped, numbers),
         *provenance.notices(measured),
@@ -124,10 +125,10 @@ def _order(entry: Entry) -> tuple[object, ...]:
     return (entry.method, entry.backbone, entry.reference, entry.dataset, entry.seed, fold, known, entry.id)
 
 
-def _rows_of(entries: Sequence[Entry]) -> dict[RowKey, list[Entry]]:
+def rows_of(entries: Iterable[Entry]) -> dict[RowKey, list[Entry]]:
     """Trials by row. Two trials of one label, dataset and seed (a baseline at several points) make two rows."""
     rows: dict[RowKey, dict[tuple[str, int, int | None], Entry]] = {}
-    for entry in entries:
+    for entry in sorted(entries, key=_order):
         place, variant = (entry.dataset, entry.seed, entry.fold), 0
         while True:
             row = rows.setdefault(RowKey(entry.method, entry.backbone, variant), {})

@@ -119,7 +119,8 @@ class Details:
             most = FEW_EPOCHS if self._large else EPOCHS
             curves = read_curves(folder.path / "metrics.jsonl", most=most)
             found["curves"] = {name: _columns(curve) for name, curve in curves.items()}
-            found["log"] = log_end(folder.path / "log.txt", LOG if result.status == "done" else FAILED_LOG)
+            if not self._results.site:
+                found["log"] = log_end(folder.path / "log.txt", LOG if result.status == "done" else FAILED_LOG)
             known = result.headline.counted and not self._large
             predictions = read_predictions(folder.path / "predictions.npz") if known else None
             if predictions is not None and result.status == "done":
@@ -199,6 +200,11 @@ def log_end(path: Path, characters: int) -> str:
         return ""
     end = UNPRINTABLE.sub("\N{REPLACEMENT CHARACTER}", text[-characters:].replace("\r\n", "\n"))
     return end.partition("\n")[2] if len(text) > characters and "\n" in end[:-1] else end
+
+
+def printable(text: str) -> str:
+    """Text from outside on one line, without what moves a terminal's cursor."""
+    return UNPRINTABLE.sub("\N{REPLACEMENT CHARACTER}", " ".join(text.split()))
 
 
 def as_json(value: Any) -> str:

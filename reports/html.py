@@ -10,7 +10,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -36,6 +36,8 @@ from reports.statistics import Summary
 
 FOLDER = Path(__file__).parent
 SCRIPTS = ("leaderboard.js", "gallery.js", "trial.js", "trials.js")
+SITE_INDEX = "../index.html"
+"""From a report on a published site to the index of its suites."""
 STRIP_WIDTH = 92.0
 TRIAL_PAGE = re.compile(r"\d{3,}\.html")
 MOST_FOR_PICTURES = 2_000
@@ -97,7 +99,8 @@ def write(results: SuiteResults, path: Path) -> None:
     small = len(results.entries) <= MOST_FOR_PICTURES
     curves = curve_panels(leaderboard(results), bands(results)) if small else ()
     classes = by_class(results) if small else ()
-    write_atomically(path, render(leaderboard(results), data=data, curves=curves, classes=classes))
+    home = SITE_INDEX if results.site else None
+    write_atomically(path, render(leaderboard(results), data=data, curves=curves, classes=classes, home=home))
 
 
 def write_trial(trial: OneTrial, path: Path) -> None:
@@ -123,9 +126,10 @@ def render(
     data: Mapping[str, Any] = NO_TRIALS,
     curves: tuple[CurvePanel, ...] = (),
     classes: tuple[ByClass, ...] = (),
+    home: str | None = None,
 ) -> str:
-    """The page."""
-    strips = [_strips([row.cells[index].summary for row in board.rows]) for index in range(len(board.datasets))]
+    """The page; `home` is the index that it leads back to, where it is one of several."""
+    columned = [strips([row.cells[index].summary for row in board.rows]) for index in range(len(board.datasets))]
     pictures = _pictures(board)
     return _fill(
         "leaderboard.html.j2",
@@ -133,8 +137,8 @@ def render(
         board=board,
         columns=board.columns(),
         asides=board.asides(),
-        strips=strips,
-        overall_strips=_strips([row.overall for row in board.rows]),
+        strips=columned,
+        overall_strips=strips([row.overall for row in board.rows]),
         strip_width=STRIP_WIDTH,
         pareto=tables.pareto_sentence(board),
         published=tables.published_table(board),
@@ -147,23 +151,19 @@ def render(
         versus_notes=tables.versus_notes(board),
         critical=critical(board),
         lines=len(data["index"]["trials"]),
+        home=home,
     )
 
 
 def _fill(template: str, data: Mapping[str, Any], **values: Any) -> str:
-    """A page of that template, with the script, the style and the data that every page has."""
-    script, style = page_script(), page_style()
-    return (
-        _environment()
-        .get_template(template)
-        .render(
-            policy=policy(script, style),
-            script=Markup(script),
-            style=Markup(style),
-            data=embedded(data),
-            **values,
-        )
-    )
+    """A page of that template, with the script, the style and the data that every page of a report has."""
+    return fill_with(template, page_script(), page_style(), data=embedded(data), **values)
+
+
+def fill_with(template: str, script: str, style: str, **values: Any) -> str:
+    """A page of that template with its script and style, and the policy that lets no others in."""
+    shown = {"policy": policy(script, style), "script": Markup(script), "style": Markup(style)}
+    return _environment().get_template(template).render(**shown, **values)
 
 
 @cache
@@ -256,7 +256,7 @@ def _class_tables(board: Leaderboard, found: tuple[ByClass, ...]) -> tuple[Class
     return tuple(made)
 
 
-def _strips(summaries: list[Summary | None]) -> list[Strip | None]:
+def strips(summaries: Sequence[Summary | None]) -> list[Strip | None]:
     """Every summary's strip on the axis that holds all of them; None where there is no interval."""
     intervals = [s.interval for s in summaries if s is not None and s.interval is not None]
     low, high = min((i.low for i in intervals), default=0.0), max((i.high for i in intervals), default=0.0)

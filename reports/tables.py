@@ -117,7 +117,7 @@ def _by_dataset(board: Leaderboard) -> Table:
             str(a.difference.n),
             signed_span(a.difference.interval),
         ]
-        rest = [signed_span(a.bootstrap), p_text(a.p_holm), _item_span(a.items), _mcnemar(a.items)]
+        rest = [signed_span(a.bootstrap), p_text(a.p_holm), item_span(a.items), mcnemar_text(a.items)]
         rows.append((a.dataset, *own, *rest))
     header = (
         *("Dataset", "Method", "Difference, points", "n", "95 % over seeds (t)", "95 % over seeds (bootstrap)"),
@@ -126,11 +126,13 @@ def _by_dataset(board: Leaderboard) -> Table:
     return Table("Differences by dataset", header, tuple(rows), 2)
 
 
-def _item_span(items: ItemDifference | None) -> str:
+def item_span(items: ItemDifference | None) -> str:
+    """The interval over test items in points."""
     return signed_span(items.interval) if items is not None else NOTHING
 
 
-def _mcnemar(items: ItemDifference | None) -> str:
+def mcnemar_text(items: ItemDifference | None) -> str:
+    """McNemar's p of every seed."""
     return ", ".join(p_text(seed.p_value) for seed in items.seeds) if items is not None else NOTHING
 
 

@@ -46,7 +46,7 @@ def write_json(results: SuiteResults, path: Path) -> None:
 
 def _json(value: Any) -> str:
     """On one line: with line breaks Python's encoder takes ten times as long."""
-    return json.dumps(_finite(value), ensure_ascii=False, allow_nan=False)
+    return json.dumps(jsonable(value), ensure_ascii=False, allow_nan=False)
 
 
 def tidy_rows(board: Leaderboard) -> list[dict[str, Any]]:
@@ -174,12 +174,12 @@ def _numbers(result: Result) -> dict[str, Any]:
     return result.model_dump(mode="python", include=parts) | {"attempts": len(result.attempts)}
 
 
-def _finite(value: Any) -> Any:
+def jsonable(value: Any) -> Any:
     """The value with null in place of numbers that JSON does not know, and names where keys are tuples."""
     if isinstance(value, RowKey):
         return value._asdict()
     if isinstance(value, dict):
-        return {key: _finite(item) for key, item in value.items()}
+        return {key: jsonable(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return [_finite(item) for item in value]
+        return [jsonable(item) for item in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value

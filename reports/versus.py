@@ -7,7 +7,7 @@ seeds and datasets that both have; nothing is filled in.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from harness.mistakes import Predictions
@@ -24,6 +24,7 @@ from reports.across import (
     probability_of_improvement,
     why_no_ranks,
 )
+from reports.columns import count
 from reports.comparison import RowKey
 from reports.items import ItemDifference, Run, compare_items
 from reports.leaderboard import Cell, Leaderboard, Row
@@ -120,26 +121,46 @@ def versus(board: Leaderboard, yardstick: str, items: Items) -> Versus:
     rows = [row for row in board.rows if not row.reference]
     opposite = {row.backbone: row for row in reversed(rows) if row.method == yardstick}
     pairs = [(row, opposite[row.backbone]) for row in rows if row.backbone in opposite and row.method != yardstick]
+    each, overall = differences(pairs, board.datasets, items)
+    aggregates, ranks, ranked, why = _aggregates(board, rows) if len(board.datasets) > 1 else ((), None, (), "")
+    sentences = about(each, overall, why)
+    return Versus(yardstick, each, overall, aggregates, ranks, ranked, _groups(ranks, ranked), sentences)
+
+
+Comparable = Callable[[Cell, Cell], bool]
+
+
+def of_one_number(first: Cell, second: Cell) -> bool:
+    """Whether both have a number, and the same one: no accuracy against an mIoU."""
+    return first.metric == second.metric and first.summary is not None and second.summary is not None
+
+
+def of_one_protocol(first: Cell, second: Cell) -> bool:
+    """Whether both followed one protocol, too."""
+    return of_one_number(first, second) and first.protocol == second.protocol
+
+
+def differences(
+    pairs: Sequence[tuple[Row, Row]], datasets: Sequence[str], items: Items, *, comparable: Comparable = of_one_protocol
+) -> tuple[tuple[Against, ...], tuple[AgainstAll, ...]]:
+    """The first of every pair of rows minus the second: by dataset, and over all where there are several."""
     each = [
         found
-        for index, dataset in enumerate(board.datasets)
-        for found in _adjusted([_against(a, b, index, items) for a, b in pairs], dataset)
+        for index, dataset in enumerate(datasets)
+        for found in _adjusted([_against(a, b, index, items, comparable) for a, b in pairs], dataset)
     ]
-    several = len(board.datasets) > 1
-    overall = _adjusted_overall([_against_all(a, b) for a, b in pairs]) if several else []
-    aggregates, ranks, ranked, why = _aggregates(board, rows) if several else ((), None, (), "")
-    sentences = (*_about_p(each, overall), *filter(None, [why]), *_about_items(each))
-    return Versus(yardstick, tuple(each), tuple(overall), aggregates, ranks, ranked, _groups(ranks, ranked), sentences)
+    overall = _adjusted_overall([_against_all(a, b, comparable) for a, b in pairs]) if len(datasets) > 1 else []
+    return tuple(each), tuple(overall)
 
 
-def _comparable(first: Cell, second: Cell) -> bool:
-    alike = first.metric == second.metric and first.protocol == second.protocol
-    return alike and first.summary is not None and second.summary is not None
+def about(each: Sequence[Against], overall: Sequence[AgainstAll], *more: str) -> tuple[str, ...]:
+    """What differences rest on, and which numbers there are not, with the reason."""
+    return (*_about_p(each, overall), *filter(None, more), *_about_items(each))
 
 
-def _against(row: Row, other: Row, index: int, items: Items) -> Against | None:
+def _against(row: Row, other: Row, index: int, items: Items, comparable: Comparable) -> Against | None:
     first, second = row.cells[index], other.cells[index]
-    if not _comparable(first, second):
+    if not comparable(first, second):
         return None
     difference = paired(first.scores, second.scores)
     if difference is None:
@@ -166,8 +187,8 @@ def _adjusted(found: Sequence[Against | None], dataset: str) -> list[Against]:
     return [replace(a, p_holm=next(adjusted)) if a.difference.p_value is not None else a for a in here]
 
 
-def _against_all(row: Row, other: Row) -> AgainstAll | None:
-    cells = [(a, b) for a, b in zip(row.cells, other.cells, strict=True) if _comparable(a, b)]
+def _against_all(row: Row, other: Row, comparable: Comparable) -> AgainstAll | None:
+    cells = [(a, b) for a, b in zip(row.cells, other.cells, strict=True) if comparable(a, b)]
     if len({a.metric for a, _ in cells}) != 1:
         return None
     strata, own, others = [], [], []
@@ -248,8 +269,8 @@ def _about_p(each: Sequence[Against], overall: Sequence[AgainstAll]) -> list[str
     few = max((a.datasets for a in overall if a.datasets < PAIRS_FOR_P), default=None)
     if few is not None:
         found.append(
-            f"No p-value over datasets: it takes one number per dataset, and {few} datasets cannot give a p below "
-            f"{smallest_p(few):.3g}. Pooling their seeds would count the same dataset several times."
+            f"No p-value over datasets: it takes one number per dataset, and {count(few, 'dataset')} cannot give a p "
+            f"below {smallest_p(few):.3g}. Pooling their seeds would count the same dataset several times."
         )
     if any(a.p_holm is not None for a in overall):
         found.append("p-values over datasets: exact signed ranks of the datasets' means, adjusted by Holm.")

@@ -7,12 +7,14 @@ problems, 2 bad input, 130 interrupted. Heavy libraries are imported by the comm
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Annotated
 
 import typer
 
-from harness import __version__
-from harness.cli import data, doctor, plan, run, show, use, verify, watch, weights
+from harness import __version__, registry
+from harness.cli import data, doctor, plan, report, run, show, use, verify, watch, weights
 from harness.errors import UserError
 
 app = typer.Typer(
@@ -23,8 +25,27 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for part in (run, plan, watch, use, show, verify, doctor, data, weights):
+for part in (run, plan, watch, report, use, show, verify, doctor, data, weights):
     app.add_typer(part.app)
+
+
+def _add_commands() -> None:
+    """Commands of plug-ins, those of the reports among them; one that is broken is named and takes no other down."""
+    with _warning():
+        for name in registry.names("commands"):
+            with _warning():
+                app.add_typer(registry.get("commands", name))
+
+
+@contextmanager
+def _warning() -> Iterator[None]:
+    try:
+        yield
+    except UserError as error:
+        typer.echo(f"warning: {error}", err=True)
+
+
+_add_commands()
 
 
 def _version(asked: bool) -> None:

@@ -1,4 +1,4 @@
-"""run, validate, report, sync, init: a suite from file to leaderboard."""
+"""run, validate, sync, init: a suite from file to leaderboard."""
 
 from __future__ import annotations
 
@@ -64,6 +64,7 @@ def run(
     """Run a suite: trials without a result, then the reports."""
     from harness.display import RunDisplay, duration
     from harness.remote import Copier, Remote
+    from harness.reporting import write_reports
     from harness.run import (
         CHECK_ABOVE,
         check_gpus,
@@ -74,7 +75,6 @@ def run(
         to_run,
         what_is_missing,
         with_shares,
-        write_reports,
     )
     from harness.store import Store
     from harness.suite import load_suite
@@ -229,38 +229,6 @@ def validate(
     if as_json:
         print_json({"valid": valid, "problems": problems})
     raise typer.Exit(2 if problems else 0)
-
-
-@app.command()
-def report(
-    suite: Annotated[str, typer.Argument(help="Name or file of a suite that ran into the output folder.")],
-    output: Output = Path("results"),
-    reference: Annotated[
-        str | None,
-        typer.Option(
-            "--reference", metavar="METHOD", help="Compare the others with this method, by default what trains most."
-        ),
-    ] = None,
-    formats: Annotated[
-        list[str] | None,
-        typer.Option("--format", metavar="NAME,NAME", help="Write these only; `harness list` names the reporters."),
-    ] = None,
-    to: Annotated[
-        Path | None, typer.Option("--to", metavar="DIR", help="Write there, not to OUTPUT/SUITE/report.")
-    ] = None,
-) -> None:
-    """Write the reports of a suite again, figures included, from the results on disk (docs/reports.md)."""
-    from harness import registry
-    from harness.run import write_reports
-    from harness.store import Store
-
-    chosen = [name for names in formats or () for name in names.split(",") if name] or registry.names("reporters")
-    paths, problems = write_reports(Store(output), suite_name(suite), formats=chosen, folder=to, reference=reference)
-    for path in paths:
-        typer.echo(path)
-    for problem in problems:
-        typer.echo(f"error: {problem}", err=True)
-    raise typer.Exit(1 if problems else 0)
 
 
 @app.command()

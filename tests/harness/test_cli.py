@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import typer
 
 from harness.cli import main
 
@@ -162,3 +163,22 @@ def test_own_data_from_folder_to_suite(tmp_path: Path) -> None:
     (tmp_path / "mine.yaml").write_text(done.stdout[done.stdout.index("format: 1") :])
     assert harness("validate", "mine.yaml", cwd=tmp_path).returncode == 0
     assert "mine" in harness("list", "datasets", cwd=tmp_path).stdout.splitlines()
+
+
+def test_a_broken_command_of_a_plugin_takes_no_other_down(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from harness import cli, registry
+    from harness.errors import UserError
+
+    def get(kind: str, name: str) -> typer.Typer:
+        if name == "broken":
+            raise UserError("plug-in 'broken' cannot be loaded")
+        return typer.Typer()
+
+    added: list[typer.Typer] = []
+    monkeypatch.setattr(registry, "names", lambda kind: ["broken", "sound"])
+    monkeypatch.setattr(registry, "get", get)
+    monkeypatch.setattr(cli.app, "add_typer", added.append)
+    cli._add_commands()
+    assert len(added) == 1 and capsys.readouterr().err == "warning: plug-in 'broken' cannot be loaded\n"

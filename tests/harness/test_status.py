@@ -152,7 +152,7 @@ def test_clean(store: Store, suite: Suite) -> None:
 
 def test_a_reporter_that_fails_takes_no_other_down(store: Store, suite: Suite, monkeypatch: pytest.MonkeyPatch) -> None:
     from harness import registry
-    from harness.run import write_reports
+    from harness.reporting import write_reports
 
     def broken(results: Any, path: Path) -> None:
         raise ZeroDivisionError("oh")

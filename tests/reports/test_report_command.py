@@ -12,7 +12,7 @@ import pytest
 from harness import registry
 from harness.cli import main
 from harness.reporter import Reporter, as_reporter
-from harness.run import write_reports
+from harness.reporting import write_reports
 from tests.reports.synthetic import synthetic, write_folder
 
 
