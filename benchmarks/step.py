@@ -52,7 +52,7 @@ def arguments() -> argparse.ArgumentParser:
     parser.add_argument("--frozen-batchnorm", choices=("batch", "running"), default="batch")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--huge-pages", type=int, choices=(0, 1), default=1, help="as harness.launch has them: 1")
+    parser.add_argument("--allocation", type=int, choices=(0, 1), default=1, help="memory as harness.launch gets it: 1")
     parser.add_argument("--checkout", default=str(HERE.parents[1]), help="whose harness and methods are measured")
     parser.add_argument("--steps", type=int, default=5)
     parser.add_argument("--warmup", type=int, default=2)
@@ -93,6 +93,8 @@ class Worker:
     """A process that takes one step whenever it is told to."""
 
     def __init__(self, setting: argparse.Namespace) -> None:
+        from harness.launch import ALLOCATION  # here: a worker may have the harness of another checkout
+
         options = [
             f"--{name.replace('_', '-')}={value}"
             for name, value in vars(setting).items()
@@ -103,8 +105,8 @@ class Worker:
             "PYTHONPATH": str(Path(setting.checkout).resolve()),
             "OMP_NUM_THREADS": threads,
             "MKL_NUM_THREADS": threads,
-            "THP_MEM_ALLOC_ENABLE": str(setting.huge_pages),
         }
+        environment |= ALLOCATION if setting.allocation else {}
         self.process = subprocess.Popen(
             [sys.executable, str(HERE), "--worker", *options],
             env=environment,

@@ -35,8 +35,9 @@ if TYPE_CHECKING:
     from harness.trial import Trial
 
 PRELOAD = ["harness.train"]
-HUGE_PAGES = ("THP_MEM_ALLOC_ENABLE", "1")
-"""Torch's switch for large tensors on a processor to lie on huge pages: fewer page faults, and less is left unused."""
+ALLOCATION = {"THP_MEM_ALLOC_ENABLE": "1", "MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": str(2**40)}
+"""How trials get memory on a processor, unless the environment says otherwise: large tensors on huge pages (torch), and
+memory that a step has freed stays with the process for the next step (glibc). Both for fewer page faults."""
 PR_SET_PDEATHSIG = 1
 MAX_LOST = 2
 """How often a trial whose process or worker vanished is tried again."""
@@ -103,7 +104,7 @@ class Errand:
 
 
 def _context() -> ForkServerContext:
-    os.environ.setdefault(*HUGE_PAGES)  # torch looks once, when the server imports it
+    os.environ.update(ALLOCATION | os.environ)  # glibc looks when the server starts, torch when it is imported
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(PRELOAD)
     return context
