@@ -37,7 +37,6 @@ data: {{points: 128}}
 """
 METHODS = sorted(registry.names("methods"))
 WHOLE, SMALL = "weights: point_mae_tiny_parts", "depth: 1, groups: 8, group_size: 8"
-TWO_BLOCKS = SMALL.replace("depth: 1", "depth: 2")
 Trained = dict[str, tuple[Result, Path]]
 
 
@@ -106,7 +105,7 @@ def test_two_processes_train_as_one(tmp_path: Path) -> None:
 @pytest.fixture(scope="module")
 def by_count(tmp_path_factory: pytest.TempPathFactory) -> dict[int, Trained]:
     folder = tmp_path_factory.mktemp("every")
-    return {count: run(folder, METHODS, count, backbone=TWO_BLOCKS) for count in (1, 2, 4)}
+    return {count: run(folder, METHODS, count) for count in (1, 2, 4)}
 
 
 @pytest.mark.slow
