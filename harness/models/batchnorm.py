@@ -127,7 +127,7 @@ class _OutputMoments(torch.autograd.Function):
         ctx: Any, weight: Tensor, bias: Tensor, points: Tensor, whole: Tensor, everywhere: bool
     ) -> tuple[Tensor, Tensor]:
         patches, size, channels = points.shape
-        centres = points.mean(1)  # (R, C)
+        centres = points.mean(1, dtype=torch.promote_types(points.dtype, torch.float32))  # (R, C)
         within = points.new_zeros(channels, channels, dtype=torch.float64)
         for part in _patches(points):
             apart = (points[part] - centres[part][:, None]).flatten(0, 1).double()
@@ -158,11 +158,11 @@ class _OutputMoments(torch.autograd.Function):
         width = whole.shape[1]
         of_points = None
         if ctx.needs_input_grad[2]:
-            along = along[width:, width:].div(ctx.size).to(points.dtype)  # (C, C)
-            shift = of_seen[:, width:].div(ctx.size).to(points.dtype) - centres @ along  # (R, C)
+            along = along[width:, width:].div(ctx.size).to(centres.dtype)  # (C, C)
+            shift = of_seen[:, width:].div(ctx.size).to(centres.dtype) - centres @ along  # (R, C)
             of_points = torch.empty_like(points)
             for part in _patches(points):
-                torch.add(points[part] @ along, shift[part][:, None], out=of_points[part])
+                torch.add(points[part].to(along.dtype) @ along, shift[part][:, None], out=of_points[part])
         return of_weight.to(weight.dtype), of_bias.to(weight.dtype), of_points, of_seen[:, :width].to(whole.dtype), None
 
 

@@ -55,6 +55,26 @@ def test_the_tokenizer_is_the_papers_and_keeps_nothing_when_it_is_frozen(
             torch.testing.assert_close(ours, expected)
 
 
+@pytest.mark.parametrize("learns", [True, False])
+def test_a_tokenizer_in_low_precision(learns: bool) -> None:
+    """Close to that of 32 bits, with statistics far from zero and gradients for everything that learns."""
+    torch.manual_seed(0)
+    exact = Tokenizer(dim=12, width=16).requires_grad_(learns)
+    low, patches = copy.deepcopy(exact), torch.randn(4, 50, 8, 3) + 1
+    expected = exact(patches)
+    with torch.autocast("cpu", torch.bfloat16):
+        found = low(patches)
+    assert (found.float() - expected).abs().max() < 0.05 * expected.abs().max()
+    for ours, theirs in zip(low.buffers(), exact.buffers(), strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=0.02, atol=1e-3)
+    if learns:
+        for tokens in (found.float(), expected):
+            (tokens * torch.linspace(-1, 1, tokens.numel()).view_as(tokens)).sum().backward()
+        for ours, theirs in ((low.point4.weight, exact.point4.weight), (low.norm2.weight, exact.norm2.weight)):
+            assert ours.grad is not None and theirs.grad is not None
+            assert (ours.grad - theirs.grad).norm() < 0.1 * theirs.grad.norm()  # another point may be the maximum
+
+
 def test_drop_path_drops_whole_samples_and_keeps_the_mean() -> None:
     torch.manual_seed(0)
     dropped = DropPath(0.25).train()(torch.ones(4000, 3))
