@@ -332,7 +332,7 @@ MUTANTS = [
         ("bitfit", "            module.bias\n", "            module.weight\n", "biases, not weights"),
         (
             "ssf",
-            "recomputed(torch.addcmul, self.beta, x, self.gamma)",
+            "scale_shift(x, self.gamma, self.beta)",
             "self.beta + 2 * x * self.gamma",
             "gamma * x + beta",
         ),
