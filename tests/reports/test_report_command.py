@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
-from harness import registry
+from harness import registry, reporting
 from harness.cli import main
 from harness.reporter import Reporter, as_reporter
 from harness.reporting import write_reports
+from harness.store import Store, SuiteResults
 from tests.reports.synthetic import synthetic, write_folder
 
 
@@ -60,8 +63,6 @@ def test_a_wrong_name_writes_nothing(
 
 
 def test_a_run_leaves_the_figures_to_the_command(output: Path) -> None:
-    from harness.store import Store
-
     paths, problems = write_reports(Store(output), "quickstart")
     names = {path.name for path in paths}
     assert not problems and "figures" not in names
@@ -80,6 +81,36 @@ def test_what_a_run_writes_needs_no_matplotlib(output: Path) -> None:
         "sys.exit(1 if 'matplotlib' in sys.modules or 'torch' in sys.modules else 0)"
     )
     assert subprocess.run([sys.executable, "-c", program, str(output)], check=False).returncode == 0
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere reporters follow one another")
+def test_of_many_trials_slow_reporters_work_beside_the_others(output: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In processes of their own: one that fails or dies takes no other down, and is named."""
+
+    def slow(results: SuiteResults, path: Path) -> None:
+        path.write_text(f"{os.getpid()} {len(results.entries)}")
+
+    def failing(results: SuiteResults, path: Path) -> None:
+        raise ValueError("no ink")
+
+    def dying(results: SuiteResults, path: Path) -> None:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    added = {write.__name__: Reporter(write, write.__name__, after_run=False) for write in (slow, failing, dying)}
+    get = registry.get
+    monkeypatch.setattr(registry, "get", lambda kind, name: added.get(name) or get(kind, name))
+    names = registry.names
+    monkeypatch.setattr(registry, "names", lambda kind: sorted([*names(kind), *added]))
+    monkeypatch.setattr(reporting, "MANY", 1)
+    store, folder = Store(output), output / "elsewhere"
+    paths, problems = write_reports(store, "quickstart", formats=["slow", "failing", "csv", "dying"], folder=folder)
+    assert paths == [folder / "slow", folder / "leaderboard.csv"]
+    process, trials = (folder / "slow").read_text().split()
+    assert int(process) != os.getpid() and int(trials) == len(store.load("quickstart").entries)
+    assert problems == [
+        f"{folder / 'failing'}: reporter 'failing' failed: ValueError: no ink",
+        f"{folder / 'dying'}: reporter 'dying' died with exit code -9",
+    ]
 
 
 def test_a_plain_function_is_a_reporter() -> None:
