@@ -209,10 +209,11 @@ def test_another_model_is_noticed(settings: dict[str, Any], tmp_path: Path) -> N
 
 @pytest.mark.slow
 def test_adamw_is_held_to_what_rounding_does(tmp_path: Path) -> None:
-    """Where the whole encoder trains, the record of a later step is noise, and that of an earlier one is not."""
+    """A record that is off is held to the spread of our own runs, which grows with the steps and excuses no error."""
     file = copied(FULL, tmp_path)
+    steps = [f"AdamW loss {step}" for step in range(1, 6)]
     tolerances = {check.name: check.tolerance for check in verify(file).checks}
-    assert tolerances["AdamW loss 1"] == tolerances["AdamW loss 2"] == 1e-3 < tolerances["AdamW loss 5"] < 0.5
+    assert [tolerances[name] for name in steps] == [1e-3] * 5
 
     def change(content: Any) -> None:
         losses = content["adamw5_losses"]["losses_before_each_step"]
@@ -220,7 +221,10 @@ def test_adamw_is_held_to_what_rounding_does(tmp_path: Path) -> None:
         losses[4] *= 2
 
     change_manifest(file, change)
-    assert failing(file) == {"AdamW loss 2", "AdamW loss 5"}
+    checks = {check.name: check for check in verify(file).checks}
+    assert {name for name, check in checks.items() if not check.passed} == {"AdamW loss 2", "AdamW loss 5"}
+    allowed = [checks[name].tolerance for name in steps]
+    assert allowed[:2] == [1e-3] * 2 and allowed == sorted(allowed) and allowed[-1] < 0.5
 
 
 @pytest.mark.parametrize(("factor", "passes"), [(1.02, True), (1.2, False)])
