@@ -84,13 +84,17 @@ class _Job:
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             self.reporter(results, self.path)
-        except OSError as error:
-            return f"{self.path}: cannot be written ({error.strerror or error})"
-        except UserError as error:
-            return f"{self.path}: {error}"
         except Exception as error:  # a third party's reporter
-            return f"{self.path}: reporter '{self.name}' failed: {type(error).__name__}: {error}"
+            return _problem(self.path, self.name, error)
         return None
+
+
+def _problem(path: Path, name: str, error: Exception) -> str:
+    if isinstance(error, OSError):
+        return f"{path}: cannot be written ({error.strerror or error})"
+    if isinstance(error, UserError):
+        return f"{path}: {error}"
+    return f"{path}: reporter '{name}' failed: {type(error).__name__}: {error}"
 
 
 def _jobs(formats: Sequence[str] | None, folder: Path) -> tuple[list[_Job], list[str]]:
@@ -100,8 +104,7 @@ def _jobs(formats: Sequence[str] | None, folder: Path) -> tuple[list[_Job], list
         try:
             reporter = as_reporter(name, registry.get("reporters", name))
         except Exception as error:  # a third party's reporter
-            said = str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
-            problems.append(f"{folder / f'leaderboard.{name}'}: {said}")
+            problems.append(_problem(folder / f"leaderboard.{name}", name, error))
             continue
         if formats is not None or reporter.after_run:
             jobs.append(_Job(name, reporter, folder / reporter.file))
