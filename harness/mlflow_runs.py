@@ -20,8 +20,9 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from harness.result import Result
+from harness.result import SECTIONS, Result
 from harness.store import Entry
+from harness.text import cut, flatten
 from harness.trial_folder import TrialFolder
 
 QUIET = {
@@ -44,7 +45,6 @@ SUITE = "harness.suite"
 TRIAL = "harness.trial"
 SYNCED = "harness.synced"
 
-SECTIONS = ("metrics", "parameters", "memory", "time", "compute", "storage")
 ENDED = {"running": "RUNNING", "done": "FINISHED", "interrupted": "KILLED"}
 """MLflow's word for a trial's status; FAILED for all others."""
 MAX_METRICS, MAX_PAIRS, MAX_PARAM, MAX_TAG, MAX_KEY = 800, 100, 6000, 5000, 250
@@ -347,20 +347,10 @@ def _params(client: Any, run: Run, spec: dict[str, Any], *, files: bool) -> dict
     params = {_key(name): value for name, value in flatten(spec).items()}
     for key, value in params.items():
         if len(value) > MAX_PARAM:
-            params[key] = f"attached: params/{key}.txt" if files else f"{value[: MAX_PARAM - 1]}…"
+            params[key] = f"attached: params/{key}.txt" if files else cut(value, MAX_PARAM)
             if files and key not in run.params:
                 client.log_text(run.id, value, f"params/{key}.txt")
     return params
-
-
-def flatten(value: Any, prefix: str = "") -> dict[str, str]:
-    """Nested tables as `train.epochs: 300`. Lists and nulls are written as JSON."""
-    if isinstance(value, dict) and value:
-        found: dict[str, str] = {}
-        for key, part in value.items():
-            found |= flatten(part, f"{prefix}.{key}" if prefix else str(key))
-        return found
-    return {prefix: value if isinstance(value, str) else json.dumps(value)} if prefix else {}
 
 
 def _note(result: Result) -> str:

@@ -22,11 +22,10 @@ from harness.mistakes import (
     shape_miou,
     worst,
 )
-from harness.result import Result
+from harness.result import SECTIONS, Result
 from harness.store import Entry, Store
 from harness.trial_folder import TrialFolder
 
-PARTS = ("metrics", "parameters", "memory", "time", "compute", "storage")
 LARGEST = 1e300
 """Of a curve's values; NaN and infinity are none."""
 PAIRS = 8
@@ -86,7 +85,7 @@ class OneTrial:
     def as_json(self) -> dict[str, Any]:
         """Plain values; classes by name."""
         result = self.result
-        numbers = {part: getattr(result, part).model_dump(exclude_none=True) for part in PARTS} if result else {}
+        numbers = {part: getattr(result, part).model_dump(exclude_none=True) for part in SECTIONS} if result else {}
         wrong = [
             {key: value for key, value in vars(item).items() if value is not None}
             | {"true": self.class_name(item.true)}

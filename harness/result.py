@@ -94,6 +94,10 @@ class Storage(Record):
     adapter: int | None = None
 
 
+SECTIONS = ("metrics", "parameters", "memory", "time", "compute", "storage")
+"""The parts of a result that hold its numbers."""
+
+
 class Result(Record):
     """What one trial came to. A failure is a result too. Where a value is null, `reasons` says why."""
 

@@ -42,7 +42,7 @@ from harness.measure.steps import StepTimer
 from harness.optimizer import AdamW
 from harness.prediction import key_of, known
 from harness.processes import Ranks, accelerator_for
-from harness.result import Compute, Parameters, Result, Status, Storage, Time
+from harness.result import SECTIONS, Compute, Parameters, Result, Status, Storage, Time
 from harness.result import Memory as MemoryRecord
 from harness.settings import Train
 from harness.tasks import task_of
@@ -145,7 +145,7 @@ def explain_nulls(result: Result) -> dict[str, str]:
         f"metrics.{headline.vote}": "no voting was asked for",
         f"metrics.{headline.validation}": "no validation split was asked for",
     }
-    for section in ("metrics", "parameters", "memory", "time", "compute", "storage"):
+    for section in SECTIONS:
         for key, value in getattr(result, section).model_dump().items():
             if value is None:
                 reasons.setdefault(f"{section}.{key}", special.get(f"{section}.{key}", default))

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Sequence
-from typing import Any
 
 from harness.one_trial import OneTrial
 from harness.result import Result
+from harness.text import flatten, printable
 
 BLOCKS = "▁▂▃▄▅▆▇█"
 WIDTH = 40
@@ -26,11 +25,6 @@ NUMBERS = {
 """Of a result: the words, the factor and the format."""
 
 
-def printable(text: str) -> str:
-    """Text on one line without signs that move a terminal's cursor or turn the reading direction."""
-    return "".join(c if c.isprintable() else " " for c in text)
-
-
 def trial_lines(trial: OneTrial) -> Iterator[str]:
     """What there is to tell, by section."""
     yield printable(f"{trial.entry.name}  ({trial.entry.id})")
@@ -39,7 +33,7 @@ def trial_lines(trial: OneTrial) -> Iterator[str]:
     yield from _mistakes(trial)
     if trial.spec:
         yield "\nconfiguration"
-        yield from (printable(f"  {key}: {value}") for key, value in _flat(trial.spec))
+        yield from (printable(f"  {key}: {value}") for key, value in flatten(trial.spec).items())
 
 
 def _outcome(trial: OneTrial) -> Iterator[str]:
@@ -130,11 +124,3 @@ def _title(trial: OneTrial) -> str:
     sure = any(wrong.confidence is not None for wrong in trial.wrong)
     order = "those it was surest of" if sure else "those of frequent mistakes (how sure it was is not stored)"
     return f"{len(trial.wrong)} of {trial.count} wrong items, {order} first"
-
-
-def _flat(value: Any, path: str = "") -> Iterator[tuple[str, str]]:
-    if isinstance(value, dict) and value:
-        for key, part in value.items():
-            yield from _flat(part, f"{path}.{key}" if path else str(key))
-    else:
-        yield path, value if isinstance(value, str) else json.dumps(value)

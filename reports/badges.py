@@ -6,6 +6,7 @@ import unicodedata
 
 from markupsafe import Markup, escape
 
+from harness.text import cut
 from reports.columns import mean_and_sd
 from reports.details import printable
 from reports.leaderboard import Leaderboard
@@ -52,7 +53,7 @@ def best_words(board: Leaderboard) -> str:
 
 def badge(label: str, message: str, colour: str) -> Markup:
     """A picture of two halves; the text in it is the alternative text, too."""
-    left, right = (_cut(printable(text)) for text in (label, message))
+    left, right = (cut(printable(text), LONGEST) for text in (label, message))
     widths = [_width(left), _width(right)]
     ends = [widths[0] + 2 * PADDING, sum(widths) + 4 * PADDING]
     parts = [
@@ -73,10 +74,6 @@ def badge(label: str, message: str, colour: str) -> Markup:
             )
         )
     return Markup("").join([*parts, Markup("</g></svg>\n")])
-
-
-def _cut(text: str) -> str:
-    return text if len(text) <= LONGEST else f"{text[: LONGEST - 1]}…"
 
 
 def _width(text: str) -> float:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 from harness.result import Result
 from harness.store import Entry, SuiteResults
+from harness.text import flatten
 from reports.provenance import (
     ENVIRONMENT,
     MEANINGS,
@@ -63,7 +64,7 @@ def _settings(results: Sequence[tuple[Result, Result]]) -> Iterator[Change]:
     """Of the specifications, without what the protocol says."""
     found: Counter[tuple[str, str, str]] = Counter()
     for a, b in results:
-        mine, others = dict(_flat(a.spec)), dict(_flat(b.spec))
+        mine, others = flatten(a.spec, show=plain), flatten(b.spec, show=plain)
         told = {*LEFT_OUT, *differing([protocol_of(a), protocol_of(b)])}
         for path in sorted({*mine, *others} - told):
             if mine.get(path) != others.get(path):
@@ -80,16 +81,6 @@ def _contents(results: Sequence[tuple[Result, Result]]) -> Iterator[Change]:
             if mine != others:
                 found[key, (mine or NOTHING)[:12], (others or NOTHING)[:12]] += 1
     yield from (Change("content", *what, number) for what, number in found.most_common())
-
-
-def _flat(value: Mapping[str, Any], under: str = "") -> Iterator[tuple[str, str]]:
-    """Path and text of every leaf."""
-    for key, item in value.items():
-        path = f"{under}{key}"
-        if isinstance(item, Mapping) and item:
-            yield from _flat(item, f"{path}.")
-        else:
-            yield path, plain(item)
 
 
 def _environments(first: SuiteResults, second: SuiteResults) -> Iterator[Change]:

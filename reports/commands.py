@@ -10,7 +10,7 @@ import typer
 from rich.table import Table as Shown
 from rich.text import Text
 
-from harness.cli.options import AsJson, Output, make_console, print_json, suite_name
+from harness.cli.options import AsJson, Output, each, make_console, print_json, suite_name
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -81,7 +81,7 @@ def publish(
     chosen = list(dict.fromkeys(map(suite_name, suites or ()))) or list(store.suites())
     if not chosen:
         raise UserError(f"{folder}: no suite ran into this folder; name the --output of a `harness run`")
-    wanted = [name for names in formats or () for name in names.split(",") if name]
+    wanted = each(formats)
     names = list(dict.fromkeys(["html", *wanted])) if wanted else registry.names("reporters")
     made = make(store, site, suites=chosen, title=title, formats=names)
     counted = f"{len(made.suites)} suite{'' if len(made.suites) == 1 else 's'}, {made.trials:,} trials"

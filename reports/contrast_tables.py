@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
+from harness.text import cut
 from reports.changes import Change
 from reports.columns import BY_KEY, NOTHING, count, listed, mean_and_sd, points
 from reports.contrast import Contrast, Cost, Pair
@@ -50,7 +51,7 @@ def changed(found: Contrast) -> Table:
     rows = []
     for kind, name in dict.fromkeys((change.kind, change.name) for change in found.changes):
         own = [change for change in found.changes if (change.kind, change.name) == (kind, name)]
-        rows += [(kind, name, _cut(c.first), _cut(c.second), _pairs(c)) for c in own[:VALUES]]
+        rows += [(kind, name, cut(c.first, LONGEST), cut(c.second, LONGEST), _pairs(c)) for c in own[:VALUES]]
         if len(own) > VALUES:
             rows.append((kind, name, "…", "…", f"{len(own) - VALUES} more"))
     return Table("What changed", ("", "What", "A", "B", "Pairs"), tuple(rows), 4)
@@ -58,10 +59,6 @@ def changed(found: Contrast) -> Table:
 
 def _pairs(change: Change) -> str:
     return "all" if change.pairs is None else str(change.pairs)
-
-
-def _cut(text: str) -> str:
-    return text if len(text) <= LONGEST else f"{text[: LONGEST - 1]}…"
 
 
 def numbers(found: Contrast) -> Table:

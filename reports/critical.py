@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from harness.text import cut
 from reports.leaderboard import Leaderboard
 from reports.panels import Tick, linear_ticks
 from reports.tables import friedman_sentence
@@ -74,8 +75,7 @@ def critical(board: Leaderboard) -> Critical | None:
     places = []
     for number, (key, rank) in enumerate(ranked):
         row = number if number < half else len(ranked) - 1 - number
-        label = board.label(key)
-        label = label if len(label) <= LONGEST else f"{label[: LONGEST - 1]}…"
+        label = cut(board.label(key), LONGEST)
         places.append(Place(x_at(rank), round(below + ROW * row, 1), number < half, label, f"{rank:.2f}"))
     end = min(x_at(low) + test.critical_difference / (high - low) * (right - left), WIDTH - 8)
     return Critical(

@@ -6,6 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from harness.text import cut
 from reports.comparison import RowKey
 from reports.curves import LOSS, Band
 from reports.leaderboard import Leaderboard
@@ -107,7 +108,7 @@ def _panel(board: Leaderboard, name: str, dataset: str, shown: Sequence[tuple[Ro
                 band=" ".join([*upper, *reversed(lower)]) if b.seeds > 1 else "",
                 end_x=xs[-1],
                 end_y=end,
-                label=label if len(label) <= LONGEST_LABEL else f"{label[: LONGEST_LABEL - 1]}…",
+                label=cut(label, LONGEST_LABEL),
                 label_y=round(label_y, 1),
                 colour=colours[key],
                 tooltip=f"{label}: {value} after {b.epochs[-1] + 1} epochs, mean of {b.seeds}",

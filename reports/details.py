@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from harness.mistakes import Predictions, read_predictions
-from harness.result import Result
+from harness.result import SECTIONS, Result
 from harness.store import Entry, SuiteResults
 from reports import evidence
 from reports.cells import score
@@ -37,7 +37,6 @@ CONFUSIONS = 6
 """Most frequent mistakes that are listed."""
 UNPRINTABLE = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]")
 ATTEMPT = ("attempt", "started", "ended", "status", "error", "resumed")
-PARTS = ("metrics", "parameters", "memory", "time", "compute", "storage")
 
 
 @dataclass(frozen=True)
@@ -162,7 +161,7 @@ class Details:
 def _numbers(result: Result) -> dict[str, Any]:
     """What result.json says, without empty values."""
     found: dict[str, Any] = {"error": (result.error or "")[:FAILED_LOG], "digests": result.digests}
-    for part in PARTS:
+    for part in SECTIONS:
         values = {name: _short(value) for name, value in vars(getattr(result, part)).items() if value is not None}
         found[part] = {name: value for name, value in values.items() if value is not None}
     found["attempts"] = [

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from harness.atomic import write_atomically
 from harness.store import SuiteResults
+from harness.text import cut
 from reports.build import leaderboard
 from reports.columns import NOTHING, Column, mean_and_sd
 from reports.comparison import Standing
@@ -87,8 +88,7 @@ def render(board: Leaderboard) -> str:
 
 def escape(text: str, *, longest: int = LONGEST) -> str:
     """Text from outside as text on one line: no command, no group, no math, only characters that pdflatex knows."""
-    line = " ".join(text.split())
-    line = line if len(line) <= longest else f"{line[: longest - 1]}…"
+    line = cut(" ".join(text.split()), longest)
     return "".join(_character(character) for character in line)
 
 

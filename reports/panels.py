@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
+from harness.text import cut
 from reports import pareto
 from reports.columns import BY_KEY, Column, mean_and_sd, n_and_interval
 from reports.comparison import RowKey
@@ -131,7 +132,7 @@ def _panel(
                 y=at,
                 low=y_at(interval.low) if interval is not None else None,
                 high=y_at(interval.high) if interval is not None else None,
-                label=label if len(label) <= LONGEST_LABEL else f"{label[: LONGEST_LABEL - 1]}…",
+                label=cut(label, LONGEST_LABEL),
                 label_y=round(label_y, 2),
                 colour=colours.get(row.key, 0),
                 reference=row.reference,

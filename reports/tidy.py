@@ -12,7 +12,7 @@ from typing import Any
 
 from harness.atomic import write_atomically
 from harness.headline import ACCURACY, HEADLINES, Headline
-from harness.result import Result
+from harness.result import SECTIONS, Result
 from harness.store import Entry, SuiteResults
 from reports.build import leaderboard
 from reports.columns import ASIDES, COLUMNS
@@ -170,7 +170,7 @@ def _trial(entry: Entry) -> dict[str, Any]:
 
 
 def _numbers(result: Result) -> dict[str, Any]:
-    parts = {"metrics", "parameters", "memory", "time", "compute", "storage", "digests", "error", "reasons"}
+    parts = {*SECTIONS, "digests", "error", "reasons"}
     return result.model_dump(mode="python", include=parts) | {"attempts": len(result.attempts)}
 
 

@@ -101,3 +101,8 @@ def suite_name(argument: str) -> str:
     from harness.yaml_source import read_yaml
 
     return str(read_yaml(find_suite(argument)).data.get("name", argument))
+
+
+def each(options: Sequence[str] | None) -> list[str]:
+    """The names in an option that takes `NAME,NAME` and may be given again."""
+    return [name for names in options or () for name in names.split(",") if name]

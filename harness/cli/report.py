@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from harness.cli.options import Output, suite_name
+from harness.cli.options import Output, each, suite_name
 from harness.errors import UserError
 
 if TYPE_CHECKING:
@@ -63,7 +63,7 @@ def report(
     folder = to if to is not None else output / name / "report"
     if merge:
         _keep_apart(sources, folder)
-    chosen = [name for names in formats or () for name in names.split(",") if name] or registry.names("reporters")
+    chosen = each(formats) or registry.names("reporters")
     stores = [Store(source) for source in sources]
     last: Written = ([], [])
 

@@ -14,6 +14,7 @@ import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from harness.text import cut, printable
 from reports.comparison import RowKey
 from reports.leaderboard import Leaderboard
 from reports.panels import log_ticks
@@ -90,8 +91,7 @@ def looks(board: Leaderboard) -> dict[RowKey, Look]:
 
 def short(name: str, longest: int = LONGEST) -> str:
     """A name on one line, of printable characters, not too long."""
-    line = "".join(c if c.isprintable() else " " for c in name)
-    return line if len(line) <= longest else f"{line[: longest - 1]}…"
+    return cut(printable(name), longest)
 
 
 def grid(count: int, *, height: float = 2.7, width: float = 3.5, columns: int = 3) -> tuple[Figure, Sequence[Axes]]:

@@ -18,9 +18,9 @@ import pytest
 from harness import mlflow_runs, tracking
 from harness.atomic import write_atomically
 from harness.errors import UserError
-from harness.mlflow_runs import flatten
 from harness.result import Compute, Memory, Metrics, Parameters, Result, Time
 from harness.store import Store
+from harness.text import flatten
 from harness.tracking import Synced, start_mirror, sync
 
 SUITE = "tiny"
