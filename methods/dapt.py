@@ -22,21 +22,8 @@ from harness.models.backbone import Backbone
 from harness.models.encoder import Encoder
 from harness.models.head import Pool
 from harness.models.recompute import recomputed
-from harness.models.scale_shift import scale_shift
+from harness.models.scale_shift import ScaleShift
 from harness.models.transformer import Block, Tokens
-
-
-class ScaleShift(nn.Module):
-    """y * gamma + beta on the last axis; gamma ~ N(1, 0.02), beta ~ N(0, 0.02), so not the identity at start."""
-
-    def __init__(self, dim: int) -> None:
-        super().__init__()
-        self.gamma = nn.Parameter(torch.empty(dim).normal_(1, 0.02))
-        self.beta = nn.Parameter(torch.empty(dim).normal_(0, 0.02))
-
-    def forward(self, y: Tensor) -> Tensor:
-        """(..., C) -> (..., C)."""
-        return scale_shift(y, self.gamma, self.beta)
 
 
 class ShiftedNorm(nn.Sequential):

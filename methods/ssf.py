@@ -7,25 +7,11 @@ its own: the joint projection to queries, keys and values has no bias that could
 
 from __future__ import annotations
 
-import torch
-from torch import Tensor, nn
+from torch import nn
 
 from harness.method import Adapted, Method, Task
 from harness.models.encoder import Encoder
-from harness.models.scale_shift import scale_shift
-
-
-class ScaleShift(nn.Module):
-    """x * gamma + beta on the last axis; gamma ~ N(1, 0.02), beta ~ N(0, 0.02) as in the official code."""
-
-    def __init__(self, dim: int) -> None:
-        super().__init__()
-        self.gamma = nn.Parameter(torch.empty(dim).normal_(1, 0.02))
-        self.beta = nn.Parameter(torch.empty(dim).normal_(0, 0.02))
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(..., C) -> (..., C)."""
-        return scale_shift(x, self.gamma, self.beta)
+from harness.models.scale_shift import ScaleShift
 
 
 class SSF(Method):

@@ -5,11 +5,27 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from harness.models.batchnorm import slices
 from harness.models.recompute import recomputed
+
+
+class ScaleShift(nn.Module):
+    """x * gamma + beta on the last axis; gamma ~ N(1, 0.02), beta ~ N(0, 0.02), so not the identity at start.
+
+    As in SSF (arXiv 2210.08823, equation 2) and DAPT (arXiv 2403.01439, TFTS), and in the official code of both.
+    """
+
+    def __init__(self, dim: int) -> None:
+        super().__init__()
+        self.gamma = nn.Parameter(torch.empty(dim).normal_(1, 0.02))
+        self.beta = nn.Parameter(torch.empty(dim).normal_(0, 0.02))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(..., C) -> (..., C)."""
+        return scale_shift(x, self.gamma, self.beta)
 
 
 def scale_shift(x: Tensor, gamma: Tensor, beta: Tensor) -> Tensor:

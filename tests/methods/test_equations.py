@@ -311,7 +311,7 @@ CHECKS: dict[str, Callable[[], None]] = {
     "hf_peft": check_hf_peft,
 }
 MUTANTS = [
-    Mutant(f"methods.{method}", before, after, why)
+    (method, Mutant(f"methods.{method}", before, after, why))
     for method, before, after, why in (
         ("linear_probe", "Adapted(encoder)", "Adapted(encoder, unfrozen=[encoder.norm])", "only the head trains"),
         ("vpt", "tokens.without_prompts().with_prompts", "tokens.with_prompts", "prompts are replaced"),
@@ -330,13 +330,6 @@ MUTANTS = [
         ("bitfit", "nn.Linear | nn.LayerNorm | _BatchNorm", "nn.Linear | nn.LayerNorm", "biases of batch norms"),
         ("bitfit", "in encoder.modules()", "in encoder.blocks.modules()", "biases outside the blocks"),
         ("bitfit", "            module.bias\n", "            module.weight\n", "biases, not weights"),
-        (
-            "ssf",
-            "scale_shift(x, self.gamma, self.beta)",
-            "self.beta + 2 * x * self.gamma",
-            "gamma * x + beta",
-        ),
-        ("ssf", "torch.empty(dim).normal_(1, 0.02)", "torch.ones(dim)", "the beginning is drawn"),
         ("ssf", "block.attn.proj = shifted(block.attn.proj, block.dim)", "pass", "after the attention's last layer"),
         ("ssf", "norm=shifted(encoder.norm, encoder.dim)", "norm=encoder.norm", "after the final norm"),
         ("adaptformer", "F.relu(", "F.gelu(", "ReLU"),
@@ -365,6 +358,12 @@ MUTANTS = [
         ("hf_peft", "if id(parameter) not in own", "if parameter.ndim > 1", "lengths train too"),
         ("hf_peft", "for target in dict.fromkeys(self.targets)", "for target in self.targets[:1]", "all targets"),
     )
+] + [
+    ("ssf", Mutant("harness.models.scale_shift", before, after, why))
+    for before, after, why in (
+        ("scale_shift(x, self.gamma, self.beta)", "self.beta + 2 * x * self.gamma", "gamma * x + beta"),
+        ("torch.empty(dim).normal_(1, 0.02)", "torch.ones(dim)", "the beginning is drawn"),
+    )
 ]
 
 
@@ -377,13 +376,17 @@ def test_shallow_prompts_go_through_all_blocks() -> None:
     check_vpt(deep=False)
 
 
-@pytest.mark.parametrize("mutant", MUTANTS, ids=str)
-def test_a_change_is_noticed(mutant: Mutant) -> None:
+@pytest.mark.parametrize(("method", "mutant"), MUTANTS, ids=str)
+def test_a_change_is_noticed(method: str, mutant: Mutant) -> None:
     with running(mutant), pytest.raises(AssertionError):
-        CHECKS[mutant.module.removeprefix("methods.")]()
-
-
-@pytest.mark.parametrize("method", CHECKS)
-def test_without_a_change_nothing_is_noticed(method: str) -> None:
-    with running(unchanged(f"methods.{method}")):
         CHECKS[method]()
+
+
+@pytest.mark.parametrize(("method", "module"), sorted({(method, mutant.module) for method, mutant in MUTANTS}))
+def test_without_a_change_nothing_is_noticed(method: str, module: str) -> None:
+    with running(unchanged(module)):
+        CHECKS[method]()
+
+
+def test_every_method_has_a_mutant() -> None:
+    assert {method for method, _ in MUTANTS} == set(CHECKS)

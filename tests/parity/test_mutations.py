@@ -42,7 +42,6 @@ DAPT = tuple(
         ("F.gelu(self.down(u))", "F.relu(self.down(u))", "GELU in the adapter"),
         ("F.gelu(adapted).mean", "adapted.mean", "GELU before the mean that makes a prompt"),
         ("first=index == 0", "first=True", "positions are added once"),
-        ("scale_shift(y, self.gamma, self.beta)", "(y + self.beta) * self.gamma", "scale, then shift"),
         ("adapted = self.adapter(z)", "adapted = self.adapter(x)", "the adapter sees normalised tokens"),
         ("block.mlp(z) + adapted)", "block.mlp(z) + adapted.detach())", "gradient of the adapter"),
         ("isinstance(m, ScaleShift | DynamicAdapter)", "isinstance(m, DynamicAdapter)", "scale-shifts train"),
@@ -52,6 +51,12 @@ DAPT = tuple(
             "matrices get weight decay",
         ),
     )
+)
+SCALE_SHIFT = Mutant(
+    "harness.models.scale_shift",
+    "scale_shift(x, self.gamma, self.beta)",
+    "(x + self.beta) * self.gamma",
+    "scale, then shift",
 )
 BLOCK, PEFT = "methods.point_peft_block", "methods.point_peft"
 POINT_PEFT = tuple(
@@ -98,7 +103,7 @@ M2AE_POINT_PEFT = tuple(
 )
 MUTANTS = [
     *(("pointmae_full", mutant) for mutant in FULL),
-    *(("dapt_use_mean_max", mutant) for mutant in DAPT),
+    *(("dapt_use_mean_max", mutant) for mutant in (*DAPT, SCALE_SHIFT)),
     *(("pointpeft_mae", mutant) for mutant in POINT_PEFT),
     *(("m2ae_scan_full", mutant) for mutant in M2AE_FULL),
     *(("pointpeft_m2ae", mutant) for mutant in M2AE_POINT_PEFT),

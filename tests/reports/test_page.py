@@ -1,13 +1,11 @@
 """The page in a real browser, from a file: no request, no error, sorted, filtered, a trial opened, accessible.
 
-Runs where there is a Chromium (found on the PATH, or named by CHROMIUM) and the packages playwright and
-axe-playwright-python, whose copy of axe-core checks accessibility.
+Runs where there is a Chromium (tests/reports/browser.py); the copy of axe-core in axe-playwright-python checks
+accessibility.
 """
 
 from __future__ import annotations
 
-import os
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -16,23 +14,11 @@ import pytest
 
 from harness.one_trial import one_trial
 from reports import html
+from tests.reports.browser import Visit, browser
 from tests.reports.folders import HOSTILE, broken, hostile, large, with_clouds, with_files
 
 pytestmark = pytest.mark.slow
-playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
-CHROMIUM = os.environ.get("CHROMIUM") or next(
-    filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome", "chrome"))), None
-)
-if CHROMIUM is None:
-    pytest.skip("no Chromium on this machine; CHROMIUM names one", allow_module_level=True)
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    with playwright.sync_playwright() as play:
-        browser = play.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
-        yield browser
-        browser.close()
+__all__ = ["browser"]  # a fixture
 
 
 @pytest.fixture(scope="module")
@@ -49,25 +35,6 @@ def pages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     html.write(real, found["real"])
     html.write_trial(one_trial(real.entries[0].id, folder, items=12), found["trial"])
     return found
-
-
-class Visit:
-    """A page with what it said and asked for."""
-
-    def __init__(self, browser: Any, path: Path, **settings: Any) -> None:
-        self.context = browser.new_context(reduced_motion="reduce", **settings)
-        self.page = self.context.new_page()
-        self.said: list[str] = []
-        self.requests: list[str] = []
-        self.page.on("console", lambda message: self.said.append(message.text))
-        self.page.on("pageerror", lambda error: self.said.append(str(error)))
-        self.page.on("dialog", lambda dialog: self.said.append(f"dialog {dialog.message}"))
-        self.page.on("request", lambda request: self.requests.append(request.url))
-        self.page.goto(path.as_uri())
-
-    def texts(self, selector: str) -> list[str]:
-        found: list[str] = self.page.locator(selector).all_inner_texts()
-        return [" ".join(text.split()) for text in found]
 
 
 @pytest.fixture

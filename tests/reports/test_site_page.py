@@ -2,34 +2,19 @@
 
 from __future__ import annotations
 
-import os
-import shutil
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from tests.reports.browser import Visit, browser
 from tests.reports.folders import HOSTILE, broken, hostile, with_files
 from tests.reports.synthetic import synthetic
 from tests.reports.test_report_command import run
 
 pytestmark = pytest.mark.slow
-playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
-CHROMIUM = os.environ.get("CHROMIUM") or next(
-    filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome", "chrome"))), None
-)
-if CHROMIUM is None:
-    pytest.skip("no Chromium on this machine; CHROMIUM names one", allow_module_level=True)
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    with playwright.sync_playwright() as play:
-        browser = play.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
-        yield browser
-        browser.close()
+__all__ = ["browser"]  # a fixture
 
 
 @pytest.fixture(scope="module")
@@ -45,20 +30,6 @@ def sites(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
         assert run(*words) == 0
         found[name] = home / f"{name}_site" / "index.html"
     return found
-
-
-class Visit:
-    """A page with what it said and asked for."""
-
-    def __init__(self, browser: Any, path: Path, **settings: Any) -> None:
-        self.page = browser.new_context(reduced_motion="reduce", **settings).new_page()
-        self.said: list[str] = []
-        self.requests: list[str] = []
-        self.page.on("console", lambda message: self.said.append(message.text))
-        self.page.on("pageerror", lambda error: self.said.append(str(error)))
-        self.page.on("dialog", lambda dialog: self.said.append(f"dialog {dialog.message}"))
-        self.page.on("request", lambda request: self.requests.append(request.url))
-        self.page.goto(path.as_uri())
 
 
 def test_it_leads_to_a_report_and_back_without_a_word(browser: Any, sites: dict[str, Path]) -> None:
