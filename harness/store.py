@@ -24,7 +24,7 @@ from harness.atomic import read_json, write_atomically
 from harness.errors import UserError
 from harness.holder import Holder, myself
 from harness.result import Result, trial_name
-from harness.trial_folder import TrialFolder
+from harness.trial_folder import TrialFolder, read_result
 
 LISTED = 5
 """Trials that an error names."""
@@ -84,12 +84,17 @@ class SuiteResults:
 
 @contextlib.contextmanager
 def _no_collection() -> Iterator[None]:
-    """Without the garbage collector, which looks again and again through results that all stay: a third of the time."""
+    """Without the garbage collector, which looks again and again through results that all stay: a third of the time.
+
+    Afterwards it passes over them, also in processes that are forked, where its looks would copy them.
+    """
     was = gc.isenabled()
+    gc.unfreeze()
     gc.disable()
     try:
         yield
     finally:
+        gc.freeze()
         if was:
             gc.enable()
 
@@ -211,7 +216,10 @@ class Store:
             raise UserError(f"{self.output}: holds no results of a suite '{name}' (found: {known})")
         try:
             with _no_collection():
-                entries = tuple(Entry(**entry, result=self.trial(entry["id"]).result()) for entry in index["trials"])
+                entries = tuple(
+                    Entry(**entry, result=read_result(f"{self._trials}/{entry['id']}", entry["id"]))
+                    for entry in index["trials"]
+                )
             return SuiteResults(
                 name=index["name"],
                 description=index["description"],

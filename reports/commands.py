@@ -37,15 +37,13 @@ def compare(
     as_json: AsJson = False,
 ) -> None:
     """Compare two runs or two methods: what changed, and is the difference real (docs/reports.md)."""
-    from dataclasses import asdict
-
     from reports.contrast import contrast
     from reports.sides import sides
     from reports.tidy import jsonable
 
     found = contrast(*sides(first, second, output=output, suite=suite_name(suite) if suite is not None else None))
     if as_json:
-        print_json(jsonable(asdict(found)))
+        print_json(jsonable(found))
     else:
         _tell(make_console(), found)
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 from harness.headline import ACCURACY, Headline, by_key
@@ -143,7 +144,7 @@ class Cell:
         parts = [f"{number} {status}" for status, number in self.failures]
         return ", ".join(parts + ([f"{self.missing} missing"] if self.missing else []))
 
-    @property
+    @cached_property
     def scores(self) -> dict[Repeat, float]:
         """Headline number (fraction) by seed; of a dataset with folds by fold, each the mean over its seeds."""
         return by_repeat((seed.seed, seed.fold, seed.score) for seed in self.seeds)

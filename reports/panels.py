@@ -199,11 +199,23 @@ def linear_ticks(low: float, high: float) -> list[float]:
     return [round(index * step, 9) for index in range(first, max(last, first + 1) + 1)]
 
 
+MOST_TICKS = 7
+
+
 def log_ticks(low: float, high: float) -> list[float]:
-    """1, 2 and 5 times powers of ten inside [low, high]; powers of ten alone where those are many."""
+    """1, 2 and 5 times powers of ten inside [low, high]; powers of ten alone where those are many.
+
+    A narrow range, which may hold none of them, gets more digits.
+    """
     powers = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
-    ticks = [nice * 10.0**power for power in powers for nice in (1, 2, 5) if low <= nice * 10.0**power <= high]
-    return ticks if len(ticks) <= 7 else [tick for tick in ticks if math.log10(tick) % 1 < 1e-9] or ticks
+    ticks: list[float] = []
+    for tenths in ((10, 20, 50), (10, 12, 15, 20, 25, 30, 40, 50, 60, 80), range(10, 100)):
+        ticks = [tick for power in powers for n in tenths if low <= (tick := float(f"{n}e{power - 1}")) <= high]
+        if len(ticks) > 1:
+            break
+    if len(ticks) <= MOST_TICKS:
+        return ticks
+    return [tick for tick in ticks if math.log10(tick) % 1 < 1e-9] or ticks[:: -(-len(ticks) // MOST_TICKS)]
 
 
 def short(value: float) -> str:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import csv
 import io
-import json
 import math
-from dataclasses import asdict
+from dataclasses import fields, is_dataclass
 from pathlib import Path
 from typing import Any
+
+from pydantic_core import to_json
 
 from harness.atomic import write_atomically
 from harness.headline import ACCURACY, HEADLINES, Headline
@@ -39,14 +40,14 @@ def write_json(results: SuiteResults, path: Path) -> None:
     """The whole leaderboard, and one entry per trial; numbers that do not exist are null."""
     board = leaderboard(results)
     trials = [_trial(entry) for entry in sorted(results.entries, key=_order)]
-    lines = [f'"format": {FORMAT}', f'"leaderboard": {_json(asdict(board))}']
+    lines = [f'"format": {FORMAT}', f'"leaderboard": {_json(jsonable(board))}']
     lines.append('"trials": [\n' + ",\n".join(map(_json, trials)) + "\n]")
     write_atomically(path, "{\n" + ",\n".join(lines) + "\n}\n")
 
 
 def _json(value: Any) -> str:
-    """On one line: with line breaks Python's encoder takes ten times as long."""
-    return json.dumps(jsonable(value), ensure_ascii=False, allow_nan=False)
+    """On one line, with null in place of numbers that JSON does not know."""
+    return to_json(value, inf_nan_mode="null").decode()
 
 
 def tidy_rows(board: Leaderboard) -> list[dict[str, Any]]:
@@ -175,11 +176,19 @@ def _numbers(result: Result) -> dict[str, Any]:
 
 
 def jsonable(value: Any) -> Any:
-    """The value with null in place of numbers that JSON does not know, and names where keys are tuples."""
-    if isinstance(value, RowKey):
-        return value._asdict()
-    if isinstance(value, dict):
-        return {key: jsonable(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
+    """The value in dictionaries and lists, with null in place of numbers that JSON does not know.
+
+    Dataclasses and what names a row become dictionaries of their fields; a dictionary's keys stay as they are.
+    """
+    kind = type(value)
+    if kind is float:
+        return value if math.isfinite(value) else None
+    if kind is str or kind is int or value is None:
+        return value
+    if kind is tuple or kind is list:
         return [jsonable(item) for item in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
+    if kind is dict:
+        return {key: jsonable(item) for key, item in value.items()}
+    if is_dataclass(kind):
+        return {field.name: jsonable(getattr(value, field.name)) for field in fields(kind)}
+    return value._asdict() if kind is RowKey else value

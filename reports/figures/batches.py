@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 
 from harness.result import Result
 from harness.store import Entry
-from reports.figures.style import COLOURS, DASHES, MARKERS, grid, legend_below, log_x, log_y, short
+from reports.figures.style import COLOURS, DASHES, EDGE, MARKERS, grid, legend_below, log_x, log_y, short
 from reports.provenance import section
 
 KINDS = {
@@ -46,7 +46,7 @@ def memory(entries: Iterable[Entry]) -> Figure | None:
                 marker=MARKERS[number % len(MARKERS)],
                 linestyle=DASHES[number % len(DASHES)],
                 markersize=5,
-                markeredgecolor="white",
+                **EDGE,
                 label=short(method),
             )
         batches = sorted({batch for sizes in lines.values() for batch in sizes})

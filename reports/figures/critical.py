@@ -19,7 +19,6 @@ def critical(board: Leaderboard) -> Figure | None:
     if found is None:
         return None
     figure = Figure(figsize=(found.width / PIXELS, found.height / PIXELS))
-    figure.set_layout_engine("none")
     ax = figure.add_axes((0, 0, 1, 1))
     ax.set_axis_off()
     ax.set_xlim(0, found.width)

@@ -24,6 +24,8 @@ COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#3
 """Okabe and Ito's, yellow left out, which white paper swallows."""
 MARKERS = "osD^vPX<>*"
 DASHES: tuple[Any, ...] = ("-", (0, (5, 1.5)), (0, (1.2, 1.2)), (0, (5, 1.5, 1.2, 1.5)), (0, (8, 2, 2, 2)))
+EDGE: dict[str, Any] = {"markeredgecolor": "white", "markeredgewidth": 0.5}
+"""Tells markers apart that lie on each other."""
 LONGEST = 28
 """Characters of a name in a figure."""
 SETTINGS = {
@@ -32,6 +34,7 @@ SETTINGS = {
     "axes.titlesize": 9,
     "axes.titleweight": "bold",
     "axes.titlelocation": "left",
+    "axes.titley": 1.0,
     "axes.labelsize": 8.5,
     "axes.spines.top": False,
     "axes.spines.right": False,
@@ -46,7 +49,6 @@ SETTINGS = {
     "lines.linewidth": 1.3,
     "legend.frameon": False,
     "legend.fontsize": 8,
-    "figure.constrained_layout.use": True,
     "svg.fonttype": "none",
     "svg.hashsalt": "leaderboard",
     "pdf.fonttype": 42,
@@ -74,9 +76,11 @@ def applied() -> Iterator[None]:
 
 def saved(figure: Figure, kind: str) -> bytes:
     """The figure as SVG or PDF; equal figures give equal bytes."""
+    if (engine := figure.get_layout_engine()) is not None:
+        engine.execute(figure)
+        figure.set_layout_engine(None)  # with one, even an idle one, matplotlib draws twice for every format
     content = io.BytesIO()
     figure.savefig(content, format=kind, metadata={"Date": None} if kind == "svg" else {"CreationDate": None})
-    figure.set_layout_engine("none")  # places are found; finding them anew for the next format takes as long again
     return content.getvalue()
 
 
@@ -98,7 +102,7 @@ def grid(count: int, *, height: float = 2.7, width: float = 3.5, columns: int = 
     """A figure of so many axes."""
     across = min(count, columns)
     down = math.ceil(count / across)
-    figure = Figure(figsize=(max(4.6, width * across), height * down))
+    figure = Figure(figsize=(max(4.6, width * across), height * down), layout="constrained")
     axes = [figure.add_subplot(down, across, k + 1) for k in range(count)]
     return figure, axes
 

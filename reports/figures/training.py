@@ -9,7 +9,7 @@ from matplotlib.ticker import MaxNLocator
 
 from reports.comparison import RowKey
 from reports.curves import LOSS, Band
-from reports.figures.style import grid, legend_below, log_y, looks, short
+from reports.figures.style import EDGE, grid, legend_below, log_y, looks, short
 from reports.leaderboard import Leaderboard
 
 TITLES = {LOSS: "training loss"}
@@ -39,8 +39,7 @@ def curves(board: Leaderboard, name: str, bands: Mapping[tuple[RowKey, str], Ban
                 marker=own.marker,
                 markevery=max(1, len(epochs) // 6),
                 markersize=4,
-                markeredgecolor="white",
-                markeredgewidth=0.5,
+                **EDGE,
                 label=short(board.label(key)),
             )
             ax.fill_between(epochs, lower, upper, color=own.colour, alpha=0.13, linewidth=0)

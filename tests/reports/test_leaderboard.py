@@ -354,3 +354,6 @@ def test_ticks_are_round_and_enclose() -> None:
     assert linear_ticks(50.0, 50.0)[0] <= 50.0 < linear_ticks(50.0, 50.0)[-1]
     assert log_ticks(90_000, 700_000) == [100_000, 200_000, 500_000]
     assert log_ticks(1, 1e9)[:3] == [1, 10, 100]
+    assert log_ticks(240_000, 375_000) == [250_000, 300_000]
+    assert log_ticks(21e6, 25e6) == [21e6, 22e6, 23e6, 24e6, 25e6]
+    assert len(log_ticks(0.8, 0.99)) in range(2, 8)
