@@ -100,6 +100,7 @@ class Worker:
             for name, value in vars(setting).items()
             if value is not None and not isinstance(value, bool) and name != "against"
         ]
+        options += ["--allocator"] if setting.allocator else []
         self.setting, threads = setting, str(setting.threads)
         environment = os.environ | {
             "PYTHONPATH": str(Path(setting.checkout).resolve()),

@@ -22,19 +22,8 @@ from harness.models.backbone import Backbone
 from harness.models.encoder import Encoder
 from harness.models.head import Pool
 from harness.models.recompute import recomputed
-from harness.models.scale_shift import ScaleShift
+from harness.models.scale_shift import ScaleShift, shifted
 from harness.models.transformer import Block, Tokens
-
-
-class ShiftedNorm(nn.Sequential):
-    """A layer norm and a scale-shift, as one norm: its gain is g * gamma, its bias b * gamma + beta."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(..., C) -> (..., C)."""
-        norm, shift = self
-        assert isinstance(norm, nn.LayerNorm) and isinstance(shift, ScaleShift)
-        weight, bias = norm.weight * shift.gamma, torch.addcmul(shift.beta, norm.bias, shift.gamma)
-        return F.layer_norm(x, weight.shape, weight, bias, norm.eps)
 
 
 class DynamicAdapter(nn.Module):
@@ -64,19 +53,15 @@ class DAPTBlock(nn.Module):
 
     def __init__(self, block: Block, *, dim: int, rank: int, dropout: float, first: bool) -> None:
         super().__init__()
-        block.norm1 = ShiftedNorm(block.norm1, ScaleShift(dim))
-        block.attn.qkv = self._shifted(block.attn.qkv, 3 * dim)
-        block.attn.proj = self._shifted(block.attn.proj, dim)
-        block.norm2 = ShiftedNorm(block.norm2, ScaleShift(dim))
-        block.mlp.fc1 = self._shifted(block.mlp.fc1, block.mlp.width)
-        block.mlp.fc2 = self._shifted(block.mlp.fc2, dim)
+        block.norm1 = shifted(block.norm1, dim)
+        block.attn.qkv = shifted(block.attn.qkv, 3 * dim)
+        block.attn.proj = shifted(block.attn.proj, dim)
+        block.norm2 = shifted(block.norm2, dim)
+        block.mlp.fc1 = shifted(block.mlp.fc1, block.mlp.width)
+        block.mlp.fc2 = shifted(block.mlp.fc2, dim)
         self.block, self.first = block, first
         self.adapter = DynamicAdapter(dim=dim, rank=rank, dropout=dropout)
         self.prompt_shift = ScaleShift(dim)
-
-    @staticmethod
-    def _shifted(layer: nn.Module, width: int) -> nn.Sequential:
-        return nn.Sequential(layer, ScaleShift(width))
 
     def forward(self, tokens: Tokens) -> Tokens:
         """[class, prompts, patches] -> [class, new prompt, prompts, patches]."""
@@ -144,9 +129,9 @@ class DAPT(Method):
             for index, block in enumerate(encoder.plain_blocks)
         ]
         adapted = encoder.with_parts(
-            tokenizers=[nn.Sequential(*encoder.tokenizers, ScaleShift(encoder.dim))],
+            tokenizers=[shifted(tokenizer, encoder.dim) for tokenizer in encoder.tokenizers],
             blocks=blocks,
-            norm=ShiftedNorm(encoder.norm, ScaleShift(encoder.dim)),
+            norm=shifted(encoder.norm, encoder.dim),
         )
         added = [m for m in adapted.modules() if isinstance(m, ScaleShift | DynamicAdapter)]
         # The last block's prompt goes to the head alone; where the head reads no prompts, its gradient is zero.

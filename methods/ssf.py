@@ -7,11 +7,9 @@ its own: the joint projection to queries, keys and values has no bias that could
 
 from __future__ import annotations
 
-from torch import nn
-
 from harness.method import Adapted, Method, Task
 from harness.models.encoder import Encoder
-from harness.models.scale_shift import ScaleShift
+from harness.models.scale_shift import ScaleShift, shifted
 
 
 class SSF(Method):
@@ -22,12 +20,6 @@ class SSF(Method):
 
     def adapt(self, encoder: Encoder, task: Task) -> Adapted:
         """Put a scale and shift behind every operation."""
-        added: list[nn.Module] = []
-
-        def shifted(operation: nn.Module, width: int) -> nn.Sequential:
-            added.append(ScaleShift(width))
-            return nn.Sequential(operation, added[-1])
-
         for block in encoder.plain_blocks:
             block.norm1 = shifted(block.norm1, block.dim)
             block.attn.qkv = shifted(block.attn.qkv, 3 * block.dim)
@@ -39,4 +31,5 @@ class SSF(Method):
             tokenizers=[shifted(part, width) for part, width in zip(encoder.tokenizers, encoder.widths, strict=True)],
             norm=shifted(encoder.norm, encoder.dim),
         )
+        added = [part for part in adapted.modules() if isinstance(part, ScaleShift)]
         return Adapted(adapted, added=added, unfrozen=encoder.class_parameters)

@@ -45,19 +45,36 @@ class _Recipe:
         self.inputs = [_pack(each if each.is_leaf else each.detach()) for each in inputs]
         self.versions = [each._version if isinstance(each, Tensor) else None for each in self.inputs]
         self.precision = _precision(output.device.type)
-        self.made: Callable[[], Tensor | None] = lambda: None
+        self.waiting: weakref.WeakSet[_Saved] = weakref.WeakSet()
+        """Who will still ask for it: once it is made it stays until the last of them has it."""
 
     def make(self) -> Tensor:
-        """The tensor; the same one as long as somebody still holds it."""
-        if (made := self.made()) is not None:
-            return made
+        """The tensor."""
         for each, version in zip(self.inputs, self.versions, strict=True):
             if isinstance(each, Tensor) and each._version != version:
                 raise RuntimeError("what a tensor was made of was changed in place before the backward pass")
         with torch.no_grad(), self.precision():
-            made = self.function(*map(_unpack, self.inputs))
-        self.made = weakref.ref(made)
-        return made
+            return self.function(*map(_unpack, self.inputs))
+
+
+class _Saved:
+    """What autograd, or another recipe, keeps in place of a view of a tensor that can be made again."""
+
+    def __init__(self, recipe: _Recipe, view: Tensor) -> None:
+        self.recipe, self.made = recipe, None
+        self.view = view.size(), view.stride(), view.storage_offset()
+        recipe.waiting.add(self)
+
+    made: Tensor | None
+
+    def tensor(self) -> Tensor:
+        """The view of the tensor, which is made when the first asks."""
+        made = self.made if self.made is not None else self.recipe.make()
+        self.made = None
+        self.recipe.waiting.discard(self)
+        for other in self.recipe.waiting:
+            other.made = made
+        return made.as_strided(*self.view)
 
 
 def _precision(device: str) -> Callable[[], AbstractContextManager[Any]]:
@@ -68,16 +85,10 @@ def _precision(device: str) -> Callable[[], AbstractContextManager[Any]]:
     return partial(torch.autocast, device, dtype, enabled=enabled)
 
 
-def _pack(tensor: Tensor) -> Any:
+def _pack(tensor: Tensor) -> Tensor | _Saved:
     recipe = getattr(tensor.untyped_storage(), "recipe", None)
-    if recipe is None:
-        return tensor
-    return recipe, tensor.size(), tensor.stride(), tensor.storage_offset()
+    return tensor if recipe is None else _Saved(recipe, tensor)
 
 
-def _unpack(packed: Any) -> Tensor:
-    if isinstance(packed, Tensor):
-        return packed
-    recipe, size, stride, offset = packed
-    made: Tensor = recipe.make()
-    return made.as_strided(size, stride, offset)
+def _unpack(saved: Tensor | _Saved) -> Tensor:
+    return saved if isinstance(saved, Tensor) else saved.tensor()

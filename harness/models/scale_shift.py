@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
+from torch.nn import functional as F
 
 from harness.models.batchnorm import slices
 from harness.models.recompute import recomputed
@@ -26,6 +27,38 @@ class ScaleShift(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """(..., C) -> (..., C)."""
         return scale_shift(x, self.gamma, self.beta)
+
+    def after(self, bias: Tensor | None) -> Tensor:
+        """The shift with a bias (C,) in it that x has got already: bias * gamma + beta."""
+        return self.beta if bias is None else torch.addcmul(self.beta, bias, self.gamma)
+
+
+class ShiftedNorm(nn.Sequential):
+    """A layer norm and a scale-shift, as one norm: its gain is g * gamma, its bias b * gamma + beta."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(..., C) -> (..., C)."""
+        norm, shift = self
+        assert isinstance(norm, nn.LayerNorm) and isinstance(shift, ScaleShift)
+        return F.layer_norm(x, norm.normalized_shape, norm.weight * shift.gamma, shift.after(norm.bias), norm.eps)
+
+
+class ShiftedLinear(nn.Sequential):
+    """A linear layer and a scale-shift, whose shift takes in the layer's bias: b * gamma + beta."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(..., C) -> (..., D)."""
+        layer, shift = self
+        assert isinstance(layer, nn.Linear) and isinstance(shift, ScaleShift)
+        return scale_shift(F.linear(x, layer.weight), shift.gamma, shift.after(layer.bias))
+
+
+FUSED: dict[type[nn.Module], type[nn.Sequential]] = {nn.LayerNorm: ShiftedNorm, nn.Linear: ShiftedLinear}
+
+
+def shifted(operation: nn.Module, width: int) -> nn.Sequential:
+    """The operation and a new scale-shift of its `width` outputs behind it, in fewer steps where there is a way."""
+    return FUSED.get(type(operation), nn.Sequential)(operation, ScaleShift(width))
 
 
 def scale_shift(x: Tensor, gamma: Tensor, beta: Tensor) -> Tensor:
@@ -51,10 +84,10 @@ class _ScaleShift(torch.autograd.Function):
         of_x = x.new_empty(x.shape) if ctx.needs_input_grad[0] else None
         of_gamma, of_beta = torch.zeros(2, len(gamma), dtype=gradient.dtype, device=gradient.device)
         gradient, inputs = gradient.flatten(0, -2), x.flatten(0, -2)
-        of_inputs = of_x.flatten(0, -2) if of_x is not None else None
+        of_inputs = of_x.view_as(inputs) if of_x is not None else None
         for part in slices(len(inputs), len(gamma) * gradient.element_size(), x.device):
             of_gamma += (gradient[part] * inputs[part]).sum(0)
             of_beta += gradient[part].sum(0)
             if of_inputs is not None:
-                of_inputs[part] = gradient[part] * gamma
+                torch.mul(gradient[part], gamma, out=of_inputs[part])
         return of_x, of_gamma.to(gamma.dtype), of_beta.to(gamma.dtype)

@@ -55,6 +55,27 @@ def test_only_what_it_was_made_of_is_kept(spare: bool) -> None:
     square.sum().backward()
 
 
+def test_it_is_made_once_for_all_who_ask_and_then_goes() -> None:
+    made: list[weakref.ref[Tensor]] = []
+
+    def doubled(x: Tensor) -> Tensor:
+        y = x * 2
+        made.append(weakref.ref(y))
+        return y
+
+    x, weights = torch.randn(4, 8, requires_grad=True) * 1, [torch.randn(8, 1, requires_grad=True) for _ in range(3)]
+    with sparing():
+        y = recomputed(doubled, x)
+        total = torch.stack([(y @ weight).sum() for weight in weights]).sum()
+        unused = y @ weights[0]  # never goes back
+    del y
+    gradients = torch.autograd.grad(total, weights)
+    assert len(made) == 2  # forward and backward
+    assert all(torch.allclose(g[:, 0], 2 * x.sum(0)) for g in gradients)
+    del unused
+    assert all(ref() is None for ref in made)
+
+
 def test_in_low_precision_it_is_made_as_it_was() -> None:
     norm, layer = nn.LayerNorm(8), nn.Linear(8, 4)
     x = torch.randn(3, 8, requires_grad=True)
