@@ -22,7 +22,7 @@ from harness.models.backbone import Backbone
 from harness.models.encoder import Encoder
 from harness.models.head import Pool
 from harness.models.recompute import recomputed
-from harness.models.scale_shift import ScaleShift, shifted
+from harness.models.scale_shift import ScaleShift, ShiftedGELU, shifted
 from harness.models.transformer import Block, Tokens
 
 
@@ -57,7 +57,7 @@ class DAPTBlock(nn.Module):
         block.attn.qkv = shifted(block.attn.qkv, 3 * dim)
         block.attn.proj = shifted(block.attn.proj, dim)
         block.norm2 = shifted(block.norm2, dim)
-        block.mlp.fc1 = shifted(block.mlp.fc1, block.mlp.width)
+        block.mlp.activation = ShiftedGELU(block.mlp.width)
         block.mlp.fc2 = shifted(block.mlp.fc2, dim)
         self.block, self.first = block, first
         self.adapter = DynamicAdapter(dim=dim, rank=rank, dropout=dropout)
@@ -85,9 +85,9 @@ class DAPT(Method):
         (r"^norm\.0\.", "norm."),
         (r"^norm\.1\.(gamma|beta)$", r"tfts_\1_2"),
         (r"\.block\.", "."),
-        (r"\.(norm[12]|qkv|proj|fc[12])\.0\.", r".\1."),
+        (r"\.(norm[12]|qkv|proj|fc2)\.0\.", r".\1."),
         (r"\.norm([12])\.1\.(gamma|beta)$", r".tfts_\2_\1"),
-        (r"\.(?:qkv|fc1)\.1\.(gamma|beta)$", r".tfts_\1_1"),
+        (r"\.(?:qkv\.1|activation)\.(gamma|beta)$", r".tfts_\1_1"),
         (r"\.(?:proj|fc2)\.1\.(gamma|beta)$", r".tfts_\1_2"),
         (r"\.prompt_shift\.(gamma|beta)$", r".tfts_\1_3"),
         (r"\.adapter\.norm\.", ".Adapter_MLP.adapter_layer_norm_before."),

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from harness.method import Adapted, Method, Task
 from harness.models.encoder import Encoder
-from harness.models.scale_shift import ScaleShift, shifted
+from harness.models.scale_shift import ScaleShift, ShiftedGELU, shifted
 
 
 class SSF(Method):
@@ -25,7 +25,7 @@ class SSF(Method):
             block.attn.qkv = shifted(block.attn.qkv, 3 * block.dim)
             block.attn.proj = shifted(block.attn.proj, block.dim)
             block.norm2 = shifted(block.norm2, block.dim)
-            block.mlp.fc1 = shifted(block.mlp.fc1, block.mlp.width)
+            block.mlp.activation = ShiftedGELU(block.mlp.width)
             block.mlp.fc2 = shifted(block.mlp.fc2, block.dim)
         adapted = encoder.with_parts(
             tokenizers=[shifted(part, width) for part, width in zip(encoder.tokenizers, encoder.widths, strict=True)],

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from functools import partial
 from typing import Any
 
 import torch
@@ -31,6 +33,14 @@ class ScaleShift(nn.Module):
     def after(self, bias: Tensor | None) -> Tensor:
         """The shift with a bias (C,) in it that x has got already: bias * gamma + beta."""
         return self.beta if bias is None else torch.addcmul(self.beta, bias, self.gamma)
+
+
+class ShiftedGELU(ScaleShift):
+    """gelu(x * gamma + beta), in one step."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(..., C) -> (..., C)."""
+        return recomputed(partial(_ScaleShift.apply, True), x, self.gamma, self.beta)
 
 
 class ShiftedNorm(nn.Sequential):
@@ -66,28 +76,46 @@ def scale_shift(x: Tensor, gamma: Tensor, beta: Tensor) -> Tensor:
 
     Made anew in the backward pass instead of being kept (`recomputed`).
     """
-    return recomputed(_ScaleShift.apply, x, gamma, beta)
+    return recomputed(partial(_ScaleShift.apply, False), x, gamma, beta)
 
 
 class _ScaleShift(torch.autograd.Function):
-    """`scale_shift`. Its backward pass goes through gradient and input once, slice by slice in the cache."""
+    """`scale_shift`, with or without a GELU behind it.
+
+    Both passes go through their tensors once, slice by slice in the cache; of the GELU nothing is kept.
+    """
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, gamma: Tensor, beta: Tensor) -> Tensor:
-        ctx.save_for_backward(x, gamma)
-        return torch.addcmul(beta, x, gamma)
+    def forward(ctx: Any, gelu: bool, x: Tensor, gamma: Tensor, beta: Tensor) -> Tensor:
+        ctx.save_for_backward(x, gamma, beta if gelu else None)
+        if not gelu:
+            return torch.addcmul(beta, x, gamma)
+        out = torch.empty(x.shape, dtype=torch.promote_types(x.dtype, gamma.dtype), device=x.device)
+        inputs, outputs = x.flatten(0, -2), out.flatten(0, -2)
+        for part in _rows(inputs):
+            shifted = torch.addcmul(beta, inputs[part], gamma, out=outputs[part])
+            torch.ops.aten.gelu.out(shifted, out=shifted)
+        return out
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
-        (x, gamma), gradient = ctx.saved_tensors, gradients[0]
-        of_x = x.new_empty(x.shape) if ctx.needs_input_grad[0] else None
+        (x, gamma, beta), gradient = ctx.saved_tensors, gradients[0].flatten(0, -2)
+        of_x = x.new_empty(x.shape) if ctx.needs_input_grad[1] else None
         of_gamma, of_beta = torch.zeros(2, len(gamma), dtype=gradient.dtype, device=gradient.device)
-        gradient, inputs = gradient.flatten(0, -2), x.flatten(0, -2)
+        inputs = x.flatten(0, -2)
         of_inputs = of_x.view_as(inputs) if of_x is not None else None
-        for part in slices(len(inputs), len(gamma) * gradient.element_size(), x.device):
-            of_gamma += (gradient[part] * inputs[part]).sum(0)
-            of_beta += gradient[part].sum(0)
+        for part in _rows(inputs):
+            slope = gradient[part]
+            if beta is not None:
+                slope = torch.ops.aten.gelu_backward(slope, torch.addcmul(beta, inputs[part], gamma))
+            of_gamma += (slope * inputs[part]).sum(0)
+            of_beta += slope.sum(0)
             if of_inputs is not None:
-                torch.mul(gradient[part], gamma, out=of_inputs[part])
-        return of_x, of_gamma.to(gamma.dtype), of_beta.to(gamma.dtype)
+                torch.mul(slope, gamma, out=of_inputs[part])
+        return None, of_x, of_gamma.to(gamma.dtype), of_beta.to(gamma.dtype)
+
+
+def _rows(x: Tensor) -> Iterator[slice]:
+    """Rows of x (N, C), some at a time."""
+    return slices(len(x), x.shape[1] * x.element_size(), x.device)

@@ -1,6 +1,7 @@
 """The pre-norm transformer block that all plain backbones share, built of public, named parts.
 
-A method takes hold of `norm1, attn.qkv, attn.proj, norm2, mlp.fc1, mlp.fc2`; what travels between blocks is `Tokens`.
+A method takes hold of `norm1, attn.qkv, attn.proj, norm2, mlp.fc1, mlp.activation, mlp.fc2`; what travels between
+blocks is `Tokens`.
 """
 
 from __future__ import annotations
@@ -120,6 +121,14 @@ class Attention(nn.Module):
         return self.proj(mixed.transpose(1, 2).reshape(batch, length, dim))
 
 
+class GELU(nn.GELU):
+    """nn.GELU whose output is made again in the backward pass."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(...) -> (...)."""
+        return recomputed(F.gelu, x)
+
+
 class MLP(nn.Module):
     """The feed-forward part: Linear, GELU, Linear."""
 
@@ -127,11 +136,12 @@ class MLP(nn.Module):
         super().__init__()
         self.width = ratio * dim
         self.fc1: nn.Module = nn.Linear(dim, self.width)
+        self.activation: nn.Module = GELU()
         self.fc2: nn.Module = nn.Linear(self.width, dim)
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, T, C) -> (B, T, C)."""
-        return self.fc2(recomputed(F.gelu, self.fc1(x)))
+        return self.fc2(self.activation(self.fc1(x)))
 
 
 class Block(nn.Module):

@@ -2,10 +2,11 @@
 
 import pytest
 import torch
+from torch.nn import functional as F
 
 from harness.models import batchnorm
 from harness.models.recompute import sparing
-from harness.models.scale_shift import scale_shift
+from harness.models.scale_shift import ShiftedGELU, scale_shift
 
 
 @pytest.mark.parametrize("learns", [(True, True, True), (False, True, True), (True, False, False)])
@@ -20,6 +21,23 @@ def test_as_torchs_own(learns: tuple[bool, ...], contiguous: bool, monkeypatch: 
     with sparing():
         ours, theirs = scale_shift(x, gamma, beta), torch.addcmul(beta, x, gamma)
     assert torch.equal(ours, theirs)
+    slope = torch.randn_like(ours)
+    found, expected = (torch.autograd.grad((y * y * slope).sum(), wanted) for y in (ours, theirs))
+    for a, b in zip(found, expected, strict=True):
+        torch.testing.assert_close(a, b)
+
+
+@pytest.mark.parametrize("learns", [True, False])
+def test_with_a_gelu_behind_it(learns: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(batchnorm.SLICE_BYTES, "cpu", 100)
+    torch.manual_seed(0)
+    module = ShiftedGELU(6).double()
+    x = torch.randn(4, 5, 6, dtype=torch.float64).requires_grad_(learns)
+    wanted = [*module.parameters(), *([x] if learns else [])]
+    with sparing():
+        ours = module(x)
+    theirs = F.gelu(x * module.gamma + module.beta)
+    torch.testing.assert_close(ours, theirs)
     slope = torch.randn_like(ours)
     found, expected = (torch.autograd.grad((y * y * slope).sum(), wanted) for y in (ours, theirs))
     for a, b in zip(found, expected, strict=True):

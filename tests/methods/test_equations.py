@@ -159,9 +159,9 @@ def check_ssf() -> None:
     """Equation 2 of arXiv 2210.08823, y = gamma * x + beta, behind every operation."""
     pair = Pair("ssf")
 
-    def shifted(name: str, x: Tensor) -> Tensor:
-        assert f"{name}.1.gamma" in pair.added, f"nothing behind {name}"
-        return x * pair.added[f"{name}.1.gamma"] + pair.added[f"{name}.1.beta"]
+    def shifted(name: str, x: Tensor, place: str = "1") -> Tensor:
+        assert f"{name}.{place}.gamma" in pair.added, f"nothing behind {name}"
+        return x * pair.added[f"{name}.{place}.gamma"] + pair.added[f"{name}.{place}.beta"]
 
     def block(index: int, part: Block, x: Tensor, positions: Tensor) -> Tensor:
         name = f"blocks.{index}"
@@ -170,7 +170,7 @@ def check_ssf() -> None:
         mixed = attention(shifted(f"{name}.attn.qkv", part.attn.qkv(z)), part.attn.heads)
         x = x + shifted(f"{name}.attn.proj", part.attn.proj(mixed))
         z = shifted(f"{name}.norm2", part.norm2(x))
-        hidden = F.gelu(shifted(f"{name}.mlp.fc1", part.mlp.fc1(z)))
+        hidden = F.gelu(shifted(f"{name}.mlp", part.mlp.fc1(z), "activation"))
         return x + shifted(f"{name}.mlp.fc2", part.mlp.fc2(hidden))
 
     pair.expect(block, patches=lambda x: shifted("tokenizer", x), norm=lambda x: shifted("norm", x))

@@ -21,7 +21,7 @@ FULL = tuple(
     Mutant(module, before, after, why)
     for module, before, after, why in (
         (TRANSFORMER, "norm1: nn.Module = nn.LayerNorm(dim)", "norm1 = nn.LayerNorm(dim, eps=1e-4)", "norm's epsilon"),
-        (TRANSFORMER, "recomputed(F.gelu, self.fc1(x))", 'F.gelu(self.fc1(x), approximate="tanh")', "exact GELU"),
+        (TRANSFORMER, "recomputed(F.gelu, x)", 'F.gelu(x, approximate="tanh")', "exact GELU"),
         (TRANSFORMER, "attention(query, key, value,", "attention(key, query, value,", "order of query, key, value"),
         (TRANSFORMER, "x = tokens.features + tokens.positions\n", "x = tokens.features\n", "positions at every block"),
         (TRANSFORMER, "recomputed(self.norm1, x),", "self.norm1(x.detach()),", "gradient through attention"),
