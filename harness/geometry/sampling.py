@@ -7,6 +7,8 @@ about 0.03 of the origin (squared norm <= 1e-3) is never a candidate.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
@@ -27,17 +29,21 @@ def farthest_points(points: Tensor, count: int, *, start: Tensor | None = None) 
     points (B, N, 3) float; start (B,) int64 is the first pick, index 0 when omitted. Returns (B, count) int64.
     When `count` exceeds the eligible points, the remaining picks repeat one index, as the official kernel does.
     """
-    batch, total, _ = points.shape
-    order = _scan_order(total, points.device)
+    order = _scan_order(points.shape[1], points.device)
     # Separate coordinate planes: twice as fast as (B, N, 3) arithmetic on CPU.
-    x, y, z = points[:, order].permute(2, 0, 1).contiguous()
+    planes = points[:, order].permute(2, 0, 1).contiguous()
+    x, y, z = planes
     norm = x * x + y * y + z * z
     distance = torch.where(norm <= NEAR_ORIGIN, -1.0, 1e10)  # -1 stays below every distance: never picked
-    if start is None:
-        last = torch.zeros(batch, 1, dtype=torch.long, device=points.device)  # order[0] == 0
-    else:
-        last = torch.argsort(order)[start][:, None]
-    picks = torch.empty(batch, count, dtype=torch.long, device=points.device)
+    first = points.new_zeros(len(points), dtype=torch.long) if start is None else torch.argsort(order)[start]
+    return order[_sampler(planes)(planes, distance, first, count)]  # order[0] == 0
+
+
+def _plain(planes: Tensor, distance: Tensor, first: Tensor, count: int) -> Tensor:
+    """Picks (B, count) from planes (3, B, N) and the distances (B, N) to begin with, beginning at first (B,)."""
+    x, y, z = planes
+    last = first[:, None]
+    picks = torch.empty(len(first), count, dtype=torch.long, device=planes.device)
     for step in range(count):
         picks[:, step] = last[:, 0]
         if step == count - 1:
@@ -45,7 +51,20 @@ def farthest_points(points: Tensor, count: int, *, start: Tensor | None = None) 
         dx, dy, dz = x - x.gather(1, last), y - y.gather(1, last), z - z.gather(1, last)
         distance = torch.minimum(distance, dx * dx + dy * dy + dz * dz)
         last = distance.argmax(1, keepdim=True)
-    return order[picks]
+    return picks
+
+
+def _sampler(planes: Tensor) -> Callable[[Tensor, Tensor, Tensor, int], Tensor]:
+    """The quickest way to the same indices: a kernel on a GPU where there is one, else plain torch."""
+    if not planes.is_cuda or planes.dtype != torch.float32:
+        return _plain
+    try:
+        from harness.geometry import kernels
+    except ImportError:  # no Triton
+        return _plain
+    if planes.shape[2] > kernels.MOST_POINTS:
+        return _plain
+    return kernels.sampler(planes.device, _plain) or _plain
 
 
 @torch.no_grad()
