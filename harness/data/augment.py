@@ -61,7 +61,7 @@ def _turned(points: Tensor, angle: Tensor, *, up: Literal["y", "z"]) -> Tensor:
     axis = UP_AXIS[up]
     first, second = (index for index in range(3) if index != axis)
     rotation = torch.zeros(len(points), 3, 3, device=points.device, dtype=points.dtype)
-    rotation[:, axis, axis] = 1
+    rotation[:, axis, axis].fill_(1)  # an assigned number would be copied to the device, step by step
     rotation[:, first, first] = rotation[:, second, second] = angle.cos()
     rotation[:, first, second] = angle.sin()
     rotation[:, second, first] = -angle.sin()

@@ -18,9 +18,10 @@ from harness.data.splits import at_test, carve_validation, load_splits
 from harness.evaluation import evaluate, vote
 from harness.models.point_mae import PointMAE
 from harness.settings import Data, Protocol, Resources, Train
-from harness.train import learning_rate, run_trial
+from harness.train import Training, learning_rate, run_trial
 from harness.trial import Seeds, Trial
 from harness.trial_folder import TrialFolder, TrialWriter
+from tests.waiting import Waiting
 
 
 def make_trial(method: str = "lora", **changes: object) -> Trial:
@@ -102,6 +103,26 @@ def test_the_adapter_file_on_the_base_weights_is_the_trained_model(method: str, 
     again = evaluate(attached.model, test, trial, Ranks(accelerator_for(trial)))
     with np.load(folder.path / "predictions.npz") as stored:
         assert np.array_equal(stored["prediction"], again.prediction)
+
+
+@pytest.mark.parametrize("augment", ["scale_translate", "rotate", "scale_rotate"])
+def test_steps_never_wait_for_the_device(augment: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An epoch reads its loss once, at its end, however many steps it has."""
+    epoch, waits = Training._epoch, []
+
+    def watched(training: Training, number: int) -> dict[str, object]:
+        with Waiting() as waiting:
+            row: dict[str, object] = epoch(training, number)
+        if number:  # the first looks once for parameters that no gradient reaches
+            waits.append(dict(waiting.seen))
+        return row
+
+    monkeypatch.setattr(Training, "_epoch", watched)
+    for batch_size in (16, 64):
+        train = make_trial().train.model_copy(update={"epochs": 2, "augment": augment, "batch_size": batch_size})
+        trial = make_trial(train=train)
+        assert run_trial(trial, claim(trial, tmp_path)).status == "done"
+    assert waits[0] == waits[1] and waits[0].get("_local_scalar_dense", 0) <= 1
 
 
 def test_divergence_is_a_result(tmp_path: Path) -> None:

@@ -27,6 +27,7 @@ from harness.models.tokenizer import Tokenizer
 from harness.models.transformer import Tokens
 from tests.methods.cases import CASES, TASK, Case, step
 from tests.methods.two_processes import WORLD, train
+from tests.waiting import Waiting
 
 ROOT = Path(__file__).parent.parent.parent
 EXTRAS = {"hf_peft": "peft"}
@@ -43,7 +44,7 @@ def case(request: pytest.FixtureRequest) -> Case:
 
 def run_steps(attached: Attached, case: Case, *, steps: int, batch: int = 6) -> list[Tensor]:
     """AdamW on random clouds in training mode, without decay, so that only a gradient can change a parameter."""
-    optimizer = torch.optim.AdamW(attached.optimizer_groups(0.0), lr=0.01)
+    optimizer = torch.optim.AdamW(attached.optimizer_groups(0.0), lr=0.01, fused=True)
     attached.model.train()
     labels = torch.arange(batch) % TASK.classes
     return [
@@ -55,7 +56,7 @@ def equal(first: dict[str, Tensor], second: dict[str, Tensor]) -> bool:
     return first.keys() == second.keys() and all(torch.equal(first[name], second[name]) for name in first)
 
 
-def test_exactly_what_is_declared_trains(case: Case) -> None:
+def test_exactly_what_is_declared_trains_and_no_step_waits_for_the_device(case: Case) -> None:
     attached = case.build()
     counts, dead = attached.counts, {id(parameter) for parameter in attached.dead}
     held = [p for group in attached.optimizer_groups(0.05) for p in group["params"]]  # type: ignore[attr-defined]
@@ -65,7 +66,9 @@ def test_exactly_what_is_declared_trains(case: Case) -> None:
     before = {name: p.detach().clone() for name, p in attached.model.named_parameters()}
     idle = {id(p) for part in attached.model.modules() if isinstance(part, Tokenizer) for p in part.taken_out()}
     # Three steps: a factor that starts at zero hides its partner's gradient in the first.
-    scores = run_steps(attached, case, steps=3)
+    with Waiting() as waiting:
+        scores = run_steps(attached, case, steps=3)
+    assert not waiting.seen
     assert [part.shape for part in scores] == [(6, TASK.classes)] * 3
     for name, parameter in attached.model.named_parameters():
         same = torch.equal(parameter, before[name])
