@@ -176,6 +176,9 @@ def _print_sums(console: Console, sums: Total, hardware: Hardware | None, *, slo
 
     if not sums.trials:
         return
+    if not sums.flops:  # nothing is predicted: sums of nothing would look like a suite for free
+        console.print(f"to run: {sums.trials} trials", highlight=False)
+        return
     unknown = f" ({sums.unknown} trials not predicted and left out)" if sums.unknown else ""
     console.print(
         f"to run: {sums.trials} trials, {flop(sums.flops)} in all, {sums.disk / 1e6:,.0f} MB on disk{unknown}",

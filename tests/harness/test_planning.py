@@ -83,6 +83,8 @@ def test_gpus_are_found_by_any_spelling() -> None:
 def test_the_command(tmp_path: Path) -> None:
     """What is missing is said, worked out on demand, and comes from the cache afterwards."""
     only = ("--only", "method=lora,vpt", "--only", "dataset=sweethome12", "--json")
+    nothing = harness("plan", "quickstart", *only[:-1], "--gpu", "A100", cwd=tmp_path).stdout
+    assert "--estimate works them out" in nothing and "hours" not in nothing and "FLOP" not in nothing
     before = json.loads(harness("plan", "quickstart", *only, cwd=tmp_path).stdout)
     assert before["unpredicted"] == 2 and before["cost"]["to_run"]["unknown"] == len(before["trials"])
     for words in (("--gpu", "A100", "--gpus", "2", "--estimate"), ("--gpu", "A100", "--gpus", "2")):
