@@ -129,10 +129,9 @@ class _OutputMoments(torch.autograd.Function):
         patches, size, channels = points.shape
         centres = points.mean(1, dtype=torch.promote_types(points.dtype, torch.float32))  # (R, C)
         within = points.new_zeros(channels, channels, dtype=torch.float64)
-        dtype = torch.float64 if points.is_cuda else centres.dtype  # products of 32 bits may be TF32's there
         for part in _patches(points):
-            apart = (points[part] - centres[part][:, None]).flatten(0, 1).to(dtype)
-            within += apart.T @ apart
+            apart = (points[part] - centres[part][:, None]).flatten(0, 1).double()
+            within.addmm_(apart.T, apart)
         ctx.patches = patches * (distributed.get_world_size() if everywhere else 1)
         ctx.everywhere, ctx.size = everywhere, size
         seen = torch.cat([whole, centres], 1).double()  # (R, W + C)
