@@ -58,7 +58,7 @@ class DAPTBlock(nn.Module):
         block.attn.qkv = shifted(block.attn.qkv, 3 * dim)
         block.attn.proj = shifted(block.attn.proj, dim)
         block.norm2 = shifted(block.norm2, dim)
-        block.mlp.activation = ShiftedGELU(block.mlp.width)
+        block.mlp.activation = ShiftedGELU(block.mlp.width)  # behind fc1
         block.mlp.fc2 = shifted(block.mlp.fc2, dim)
         self.block, self.first = block, first
         self.adapter = DynamicAdapter(dim=dim, rank=rank, dropout=dropout)

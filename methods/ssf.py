@@ -25,7 +25,7 @@ class SSF(Method):
             block.attn.qkv = shifted(block.attn.qkv, 3 * block.dim)
             block.attn.proj = shifted(block.attn.proj, block.dim)
             block.norm2 = shifted(block.norm2, block.dim)
-            block.mlp.activation = ShiftedGELU(block.mlp.width)
+            block.mlp.activation = ShiftedGELU(block.mlp.width)  # behind fc1
             block.mlp.fc2 = shifted(block.mlp.fc2, block.dim)
         adapted = encoder.with_parts(
             tokenizers=[shifted(part, width) for part, width in zip(encoder.tokenizers, encoder.widths, strict=True)],
