@@ -12,9 +12,11 @@ import hashlib
 import json
 import math
 import os
+import random
 import re
 import sqlite3
-from collections.abc import Iterable
+import time
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
@@ -49,6 +51,9 @@ ENDED = {"running": "RUNNING", "done": "FINISHED", "interrupted": "KILLED"}
 """MLflow's word for a trial's status; FAILED for all others."""
 MAX_METRICS, MAX_PAIRS, MAX_PARAM, MAX_TAG, MAX_KEY = 800, 100, 6000, 5000, 250
 """Per call, and characters: within the limits of mlflow/utils/validation.py of all 3.x servers."""
+BOTH_AT_ONCE = re.compile("unique constraint|duplicate entry", re.IGNORECASE)
+"""How sqlite, PostgreSQL and MySQL say that another made the same row meanwhile."""
+ATTEMPTS = 5
 
 
 class Point(NamedTuple):
@@ -174,8 +179,26 @@ def open_experiment(client: Any, name: str, *, artifacts: Path | None) -> str:
     if experiment.lifecycle_stage != "active":
         client.restore_experiment(experiment.experiment_id)
     if KIND not in experiment.tags:
-        client.set_experiment_tag(experiment.experiment_id, KIND, TRAINING)
+        _settled(client.set_experiment_tag, experiment.experiment_id, KIND, TRAINING)
     return str(experiment.experiment_id)
+
+
+def _settled(call: Callable[..., Any], *given: Any, **named: Any) -> None:
+    """The call, again where another machine's got in between.
+
+    Two that write the same tag of one run at once both find none, and the server's database lets one of them make it.
+    What was written is then there to be written over; a call of ours may be repeated.
+    """
+    from mlflow.exceptions import MlflowException
+
+    for attempt in range(ATTEMPTS):
+        try:
+            call(*given, **named)
+            return
+        except MlflowException as error:
+            if attempt + 1 == ATTEMPTS or not BOTH_AT_ONCE.search(str(error)):
+                raise
+            time.sleep(random.uniform(0, 0.2))
 
 
 def find_runs(client: Any, experiment: str) -> dict[str, Run]:
@@ -270,7 +293,7 @@ def write_parent(
 
 def _end(client: Any, run: Run, status: str, ended: int, *, digest: str) -> None:
     client.set_terminated(run.id, status=status, end_time=ended)
-    client.set_tag(run.id, SYNCED, digest)
+    _settled(client.set_tag, run.id, SYNCED, digest)
     run.status = status
     run.tags[SYNCED] = digest
     run.logged.clear()
@@ -295,7 +318,8 @@ def _log(
     for call in range(calls):
         numbers = slice(call * MAX_METRICS, (call + 1) * MAX_METRICS)
         pairs = slice(call * MAX_PAIRS, (call + 1) * MAX_PAIRS)
-        client.log_batch(
+        _settled(
+            client.log_batch,
             run.id,
             metrics=[Metric(*point) for point in fresh[numbers]],
             params=[Param(*pair) for pair in new_params[pairs]],

@@ -278,6 +278,52 @@ def test_a_sync_that_broke_off_is_repeated(store: Store, monkeypatch: pytest.Mon
     assert (runs[IDS[0]].info.status, len(history)) == ("FINISHED", 3)
 
 
+@pytest.mark.parametrize(
+    "words",
+    ["(sqlite3.IntegrityError) UNIQUE constraint failed: tags.key", "duplicate key value violates unique constraint"],
+)
+def test_what_another_machine_wrote_meanwhile_is_written_again(
+    words: str, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from mlflow import MlflowClient
+    from mlflow.exceptions import MlflowException
+
+    refused: list[str] = []
+
+    def refused_once(call: Callable[..., Any]) -> Callable[..., Any]:
+        def once(*given: Any, **named: Any) -> Any:
+            if call.__name__ not in refused:
+                refused.append(call.__name__)
+                raise MlflowException(f"BAD_REQUEST: {words}")
+            return call(*given, **named)
+
+        return once
+
+    for name in ("set_tag", "log_batch"):
+        monkeypatch.setattr(MlflowClient, name, refused_once(getattr(MlflowClient, name)))
+    sync(store=store, suite=SUITE)
+    assert sorted(refused) == ["log_batch", "set_tag"]
+    assert runs_of(store)[1][IDS[0]].data.tags["harness.synced"]
+
+
+def test_what_a_server_refuses_for_another_reason_is_not_tried_again(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from mlflow import MlflowClient
+    from mlflow.exceptions import MlflowException
+
+    asked = []
+
+    def refuse(*_: object, **__: object) -> None:
+        asked.append(1)
+        raise MlflowException("no such thing")
+
+    monkeypatch.setattr(MlflowClient, "log_batch", refuse)
+    with pytest.raises(UserError, match="no such thing"):
+        sync(store=store, suite=SUITE)
+    assert len(asked) == 1
+
+
 def test_later_duplicates_go(store: Store) -> None:
     sync(store=store, suite=SUITE)
     parent, runs = runs_of(store)
