@@ -220,7 +220,13 @@ def test_watching_follows_a_run_and_ends_quietly_by_hand(tmp_path: Path) -> None
     program = "from harness.cli import main; main()"
     words = ["report", "quickstart", "-o", str(tmp_path), "--watch", "--every", "0.2", "--format", "json"]
     command = [sys.executable, "-c", program, *words]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+    with subprocess.Popen(
+        command,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # jobs in the background may ignore Ctrl-C
+    ) as process:
         assert process.stdout is not None and process.stderr is not None
         assert process.stdout.readline().startswith("18 of 50 trials done")
         entry = next(entry for entry in synthetic().entries if entry.seed == 1)
