@@ -96,11 +96,10 @@ class Worker:
         from harness.launch import ALLOCATION  # here: a worker may have the harness of another checkout
 
         options = [
-            f"--{name.replace('_', '-')}={value}"
+            f"--{name.replace('_', '-')}" + ("" if value is True else f"={value}")
             for name, value in vars(setting).items()
-            if value is not None and not isinstance(value, bool) and name != "against"
+            if value is not None and value is not False and name != "against"
         ]
-        options += ["--allocator"] if setting.allocator else []
         self.setting, threads = setting, str(setting.threads)
         environment = os.environ | {
             "PYTHONPATH": str(Path(setting.checkout).resolve()),

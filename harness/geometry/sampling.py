@@ -8,6 +8,9 @@ about 0.03 of the origin (squared norm <= 1e-3) is never a candidate.
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import cache
+from importlib import import_module
+from types import ModuleType
 
 import torch
 from torch import Tensor
@@ -58,13 +61,19 @@ def _sampler(planes: Tensor) -> Callable[[Tensor, Tensor, Tensor, int], Tensor]:
     """The quickest way to the same indices: a kernel on a GPU where there is one, else plain torch."""
     if not planes.is_cuda or planes.dtype != torch.float32:
         return _plain
-    try:
-        from harness.geometry import kernels
-    except ImportError:  # no Triton
-        return _plain
-    if planes.shape[2] > kernels.MOST_POINTS:
+    kernels = _kernels()
+    if kernels is None or planes.shape[2] > kernels.MOST_POINTS:
         return _plain
     return kernels.sampler(planes.device, _plain) or _plain
+
+
+@cache
+def _kernels() -> ModuleType | None:
+    """The module of kernels; None without Triton, which is looked for once."""
+    try:
+        return import_module("harness.geometry.kernels")
+    except ImportError:
+        return None
 
 
 @torch.no_grad()

@@ -8,7 +8,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from reports.columns import BY_KEY
-from reports.figures.style import EDGE, grid, legend_below, log_x, looks, short
+from reports.figures.style import EDGE, ends, grid, legend_below, log_x, looks, short
 from reports.leaderboard import Cell, Leaderboard, Row
 from reports.pareto import front
 from reports.statistics import Summary
@@ -49,8 +49,8 @@ def against(board: Leaderboard, key: str) -> Figure | None:
     for ax, (dataset, index, shown) in zip(axes, panels, strict=True):
         ax.vlines(  # one collection: a panel of single ones takes matplotlib three times as long
             [value * column.scale for _, _, value, _ in shown],
-            ymin=[_ends(summary)[0] for *_, summary in shown],
-            ymax=[_ends(summary)[1] for *_, summary in shown],
+            ymin=[ends(summary)[0] for *_, summary in shown],
+            ymax=[ends(summary)[1] for *_, summary in shown],
             colors=[look[row.key].colour for row, *_ in shown],
             linewidth=1.1,
         )
@@ -78,13 +78,6 @@ def _words(key: str) -> str:
         "time.step": "time of a training step",
     }
     return names[key]
-
-
-def _ends(summary: Summary) -> tuple[float, float]:
-    """Of the interval, in percent; where there is none, the mean twice."""
-    if summary.interval is None:
-        return 100 * summary.mean, 100 * summary.mean
-    return 100 * summary.interval.low, 100 * summary.interval.high
 
 
 def _fronts(shown: Sequence[tuple[Row, Cell, float, Summary]], scale: float) -> list[list[tuple[float, float]]]:

@@ -10,7 +10,7 @@ from scipy import stats
 
 from reports.across import average_ranks
 from reports.comparison import Repeat, RowKey
-from reports.figures.style import EDGE, grid, legend_below, looks, short
+from reports.figures.style import EDGE, ends, grid, legend_below, looks, short
 from reports.leaderboard import Leaderboard, Row
 
 
@@ -27,19 +27,17 @@ def seeds(board: Leaderboard) -> Figure | None:
     most = max(len(rows) for _, _, rows in panels)
     figure, axes = grid(len(panels), width=4.2, height=1.0 + 0.26 * most, columns=2)
     for ax, (dataset, index, rows) in zip(axes, panels, strict=True):
-        places, lows, highs, means = [], [], [], []
+        intervals, means = [], []
         for place, row in enumerate(reversed(rows)):
             cell, own = row.cells[index], look[row.key]
             summary = cell.summary
             assert summary is not None
-            if summary.interval is not None:
-                places.append(place)
-                lows.append(100 * summary.interval.low)
-                highs.append(100 * summary.interval.high)
+            intervals.append(ends(summary))
             means.append(100 * summary.mean)
             values = [100 * value for value in cell.scores.values()]
             ax.plot(values, [place] * len(values), own.marker, color=own.colour, markersize=6, **EDGE)
-        ax.hlines(places, lows, highs, colors="#9A9A9A", linewidth=3.5, alpha=0.45, zorder=1.5)
+        lows, highs = zip(*intervals, strict=True)
+        ax.hlines(range(len(rows)), lows, highs, colors="#9A9A9A", linewidth=3.5, alpha=0.45, zorder=1.5)
         ax.plot(means, range(len(means)), "|", color="#222222", markersize=11, markeredgewidth=1.6)
         ax.set_yticks(range(len(rows)), [short(board.label(row)) for row in reversed(rows)])
         ax.set_title(short(dataset))

@@ -19,6 +19,7 @@ from reports.comparison import RowKey
 from reports.leaderboard import Leaderboard
 from reports.panels import log_ticks
 from reports.panels import short as few
+from reports.statistics import Summary
 
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#3B3B3B", "#8C6D31")
 """Okabe and Ito's, yellow left out, which white paper swallows."""
@@ -105,6 +106,12 @@ def grid(count: int, *, height: float = 2.7, width: float = 3.5, columns: int = 
     figure = Figure(figsize=(max(4.6, width * across), height * down), layout="constrained")
     axes = [figure.add_subplot(down, across, k + 1) for k in range(count)]
     return figure, axes
+
+
+def ends(summary: Summary) -> tuple[float, float]:
+    """Of the interval, in percent; where there is none, the mean twice, which draws nothing."""
+    low, high = (summary.mean,) * 2 if summary.interval is None else (summary.interval.low, summary.interval.high)
+    return 100 * low, 100 * high
 
 
 def log_x(ax: Axes, values: Sequence[float]) -> None:
