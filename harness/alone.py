@@ -103,6 +103,8 @@ def _set_up(trial: Trial) -> None:
     """Leave to the suite what the launcher has set for Accelerate, and say where there is no GPU."""
     import torch
 
+    from harness.processor import prepare
+
     for name in [name for name in os.environ if name.startswith(("ACCELERATE_", "FSDP_"))]:
         del os.environ[name]
     if trial.resources.gpus_per_process == 0:
@@ -110,4 +112,4 @@ def _set_up(trial: Trial) -> None:
     if trial.resources.strategy == "ddp" and not torch.cuda.is_available():
         os.environ["ACCELERATE_USE_CPU"] = "true"
     os.environ.setdefault("OMP_NUM_THREADS", "1")
-    torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
+    prepare(int(os.environ["OMP_NUM_THREADS"]))

@@ -145,9 +145,9 @@ def enter_child(environment: dict[str, str], threads: int, log: Path) -> None:
     handle = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
     os.dup2(handle, 1)
     os.dup2(handle, 2)
-    import torch
+    from harness.processor import prepare
 
-    torch.set_num_threads(threads)
+    prepare(threads)
 
 
 @dataclass(frozen=True)

@@ -38,6 +38,7 @@ from harness.models.tokenizer import PositionEmbedding
 from harness.models.transformer import Block, Tokens
 from harness.models.weights import WEIGHTS
 from harness.optimizer import AdamW
+from harness.processor import prepare
 
 
 @dataclass(frozen=True)
@@ -270,7 +271,7 @@ def pretrain_to_file(
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UserError(f"{folder}: cannot be written ({error.strerror})") from None
-    torch.set_num_threads(threads)
+    prepare(threads)
     device = "cuda" if torch.cuda.is_available() else "cpu"
     encoder, curve = pretrain(backbone=encoder_settings, points=points, recipe=recipe, device=device, report=report)
     with data.open("rb") as file:

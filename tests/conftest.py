@@ -3,7 +3,9 @@
 import pytest
 import torch
 
-torch.set_num_threads(1)  # two threads on two cores that others use only wait for each other
+from harness.processor import prepare
+
+prepare(threads=1)  # two threads on two cores that others use only wait for each other
 
 
 @pytest.fixture(autouse=True)

@@ -12,6 +12,7 @@ from pathlib import Path
 import torch
 
 from harness.processes import join, leave
+from harness.processor import prepare
 from harness.store import Store
 from harness.suite import load_suite
 from harness.train import attempt, finish
@@ -20,7 +21,7 @@ from harness.trial_folder import Onlooker
 
 def main() -> None:
     suite, output, rendezvous, index, count = sys.argv[1:]
-    torch.set_num_threads(1)
+    prepare(threads=1)
     torch.set_default_dtype(torch.float64)
     torch.Tensor.float = torch.Tensor.double  # type: ignore[method-assign, assignment]
     if int(count) > 1:

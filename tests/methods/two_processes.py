@@ -14,6 +14,7 @@ from safetensors.torch import save_file
 from torch import Tensor, distributed
 from torch.nn.parallel import DistributedDataParallel
 
+from harness.processor import prepare
 from tests.methods.cases import CASES, Case, step
 
 WORLD = 2
@@ -43,7 +44,7 @@ def train(case: Case, *, rank: int | None, noisy: bool) -> dict[str, Tensor]:
 
 
 def main() -> None:
-    torch.set_num_threads(1)
+    prepare(threads=1)
     folder, rank, wanted = Path(sys.argv[1]), int(sys.argv[2]), sys.argv[3:]
     distributed.init_process_group(
         "gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=WORLD, timeout=timedelta(seconds=100)
