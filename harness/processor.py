@@ -14,7 +14,7 @@ from pathlib import Path
 
 import torch
 from torch import Tensor
-from torch.library import Library, get_kernel
+from torch.library import Library
 
 INNER = range(128, 2049)
 """Inner dimensions that oneDNN gets. It adds straight through, so beyond them its errors would be many times MKL's (at
@@ -33,8 +33,9 @@ def prepare(threads: int) -> None:
 
 
 def products_pay() -> bool:
-    """Whether this machine's products are faster by oneDNN."""
-    if torch.backends.cpu.get_cpu_capability() != "AVX512" or not torch.backends.mkldnn.is_available():
+    """Whether this machine's products are faster by oneDNN, and this torch has what it takes to say so."""
+    able = torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_linear_pointwise")
+    if not able or not hasattr(torch.library, "get_kernel") or torch.backends.cpu.get_cpu_capability() != "AVX512":
         return False
     try:
         return re.search(r"^vendor_id\s*:\s*AuthenticAMD$", Path("/proc/cpuinfo").read_text(), re.MULTILINE) is not None
@@ -48,7 +49,7 @@ def faster_products() -> Library:
     Torch has no setting for it: `torch.backends.mkldnn` chooses for its own layers, and for products of fewer bits.
     """
     linear = torch.ops.mkldnn._linear_pointwise.default
-    own_mm, own_addmm = (get_kernel(f"aten::{name}", "CPU") for name in ("mm", "addmm"))
+    own_mm, own_addmm = (torch.library.get_kernel(f"aten::{name}", "CPU") for name in ("mm", "addmm"))
 
     def mm(keys: torch.DispatchKeySet, x: Tensor, weight: Tensor) -> Tensor:
         if not _suits(x, weight):
@@ -58,7 +59,8 @@ def faster_products() -> Library:
     def addmm(
         keys: torch.DispatchKeySet, bias: Tensor, x: Tensor, weight: Tensor, beta: float = 1, alpha: float = 1
     ) -> Tensor:
-        if beta != 1 or alpha != 1 or bias.shape != weight.shape[1:] or not _suits(x, weight):
+        plain = beta == alpha == 1 and bias.shape == weight.shape[1:] and bias.dtype == x.dtype and bias.is_contiguous()
+        if not plain or not _suits(x, weight):
             return own_addmm.call_boxed(keys, bias, x, weight, beta=beta, alpha=alpha)
         return linear(x, _dense(weight.t()), bias, "none", [], "")
 

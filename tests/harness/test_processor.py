@@ -120,8 +120,11 @@ def test_torch_gets_its_kernels_back() -> None:
     assert torch.equal(torch.mm(x, weight), before)
 
 
-def test_a_trial_has_them_where_they_pay() -> None:
+def test_a_trial_has_them_where_they_pay(monkeypatch: pytest.MonkeyPatch) -> None:
     """tests/conftest.py has prepared this process as trials are."""
     assert bool(processor._replaced) == processor.products_pay()
-    with patch.object(torch.backends.cpu, "get_cpu_capability", lambda: "AVX2"):
+    with monkeypatch.context() as changed:
+        changed.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "AVX2")
         assert not processor.products_pay()
+    monkeypatch.delattr(torch.library, "get_kernel")  # a torch of before it had one
+    assert not processor.products_pay()
