@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from operator import getitem
 
 import torch
 from torch import Tensor, nn
@@ -14,6 +15,7 @@ from torch.nn import functional as F
 
 from harness.geometry import Groups
 from harness.models.batchnorm import PointwiseNorm
+from harness.models.recompute import recomputed
 from harness.models.transformer import Block, DropPath, Tokens
 
 
@@ -90,10 +92,10 @@ class LocalAttention(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """(R, m, C) -> (R, m, C)."""
         rows, members, _ = x.shape
-        qkv = self.qkv(self.norm(x)).view(rows, members, 3, self.heads, -1)
+        qkv = self.qkv(recomputed(self.norm, x)).view(rows, members, 3, self.heads, -1)
         query, key, value = qkv.permute(2, 0, 3, 1, 4)
         mixed = F.scaled_dot_product_attention(query, key, value, scale=self.scale)
-        return self.proj(mixed.transpose(1, 2).reshape(rows, members, -1))
+        return recomputed(self.proj, mixed.transpose(1, 2).reshape(rows, members, -1))
 
 
 class LocalAggregation(nn.Module):
@@ -107,8 +109,8 @@ class LocalAggregation(nn.Module):
     def forward(self, rows: Tensor, local: Neighbourhoods) -> Tensor:
         """Token table rows (B, R, C) -> what each patch receives (B, G, C)."""
         table = rows.flatten(0, 1)
-        members = table[local.members.flatten(0, 1)]  # (B * S, m, C)
-        members = members + self.drop_path(self.attention(members))
+        members = recomputed(getitem, table, local.members.flatten(0, 1))  # (B * S, m, C)
+        members = recomputed(torch.add, members, self.drop_path(self.attention(members)))
         gathered = members.amax(1).view(*local.centers.shape, -1)  # (B, S, C)
         values = F.gelu(self.norm(gathered)) + self.center * table[local.centers]
         return local.spread @ values

@@ -100,7 +100,7 @@ class DropPath(nn.Module):
             return branch
         keep = 1 - self.rate
         shape = (branch.shape[0],) + (1,) * (branch.ndim - 1)
-        return branch * branch.new_empty(shape).bernoulli_(keep).div_(keep)
+        return recomputed(torch.mul, branch, branch.new_empty(shape).bernoulli_(keep).div_(keep))
 
 
 class Attention(nn.Module):
