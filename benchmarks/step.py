@@ -253,11 +253,10 @@ class Bench:
         from harness.tasks import task_of
         from harness.trial import Trial
 
-        torch.set_num_threads(chosen.threads)
+        prepare = torch.set_num_threads
         if (Path(chosen.checkout) / "harness" / "processor.py").exists():  # older checkouts have none
             from harness.processor import prepare
-
-            prepare(chosen.threads)
+        prepare(chosen.threads)
         torch.manual_seed(0)
         self.torch, self.chosen, self.device = torch, chosen, torch.device(chosen.device)
         backbone = registry.get("backbones", chosen.backbone)(preset=chosen.preset)

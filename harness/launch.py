@@ -34,7 +34,7 @@ from harness.trial_folder import CannotWrite, LeaseLost, Onlooker, TrialFolder, 
 if TYPE_CHECKING:
     from harness.trial import Trial
 
-PRELOAD = ["harness.train"]
+PRELOAD = ["harness.processor", "harness.train"]
 ALLOCATION = {"THP_MEM_ALLOC_ENABLE": "1", "MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": str(2**40)}
 """How trials get memory on a processor, unless the environment says otherwise: large tensors on huge pages (torch), and
 memory that a step has freed stays with the process for the next step (glibc). Both for fewer page faults."""

@@ -8,13 +8,13 @@ the inner dimension in another order, no number is rounded to fewer bits.
 
 from __future__ import annotations
 
-import re
 import warnings
-from pathlib import Path
 
 import torch
 from torch import Tensor
 from torch.library import Library
+
+from harness.measure.environment import cpuinfo
 
 INNER = range(128, 2049)
 """Inner dimensions that oneDNN gets. It adds straight through, so beyond them its errors would be many times MKL's (at
@@ -37,10 +37,7 @@ def products_pay() -> bool:
     able = torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_linear_pointwise")
     if not able or not hasattr(torch.library, "get_kernel") or torch.backends.cpu.get_cpu_capability() != "AVX512":
         return False
-    try:
-        return re.search(r"^vendor_id\s*:\s*AuthenticAMD$", Path("/proc/cpuinfo").read_text(), re.MULTILINE) is not None
-    except OSError:
-        return False
+    return cpuinfo("vendor_id") == "AuthenticAMD"
 
 
 def faster_products() -> Library:

@@ -19,13 +19,18 @@ import harness
 
 
 @cache
+def cpuinfo(field: str) -> str | None:
+    """What Linux says of the (first) processor under a name such as `vendor_id`; None where it says nothing."""
+    try:
+        match = re.search(rf"^{field}\s*:\s*(.+)$", Path("/proc/cpuinfo").read_text(), re.MULTILINE)
+    except OSError:
+        return None
+    return match[1] if match else None
+
+
 def cpu_name() -> str:
     """What the processor calls itself."""
-    try:
-        match = re.search(r"^model name\s*:\s*(.+)$", Path("/proc/cpuinfo").read_text(), re.MULTILINE)
-    except OSError:
-        match = None
-    return match[1] if match else platform.processor() or platform.machine()
+    return cpuinfo("model name") or platform.processor() or platform.machine()
 
 
 def _version(package: str) -> str | None:

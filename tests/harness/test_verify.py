@@ -177,13 +177,16 @@ def test_another_model_is_noticed(settings: dict[str, Any], tmp_path: Path) -> N
 def test_adamw_is_held_to_what_rounding_does(tmp_path: Path) -> None:
     """A record that is off is held to the spread of our own runs, which grows with the steps and excuses no error.
 
-    Which steps the record itself is off at depends on the processor: none with AVX2, the fifth with AVX-512.
+    The record itself is off nowhere, but at the fifth step where the processor has AVX-512 (docs/log.md).
     """
     file = copied(FULL, tmp_path)
     steps = [f"AdamW loss {step}" for step in range(1, 6)]
     checks = {check.name: check for check in verify(file).checks}
-    assert all(checks[name].passed and checks[name].error < 5e-3 for name in steps)
-    assert [checks[name].tolerance for name in steps[:2]] == [1e-3] * 2
+    assert all(checks[name].error <= 1e-3 for name in steps[:4])
+    if torch.backends.cpu.get_cpu_capability() == "AVX512":
+        assert checks[steps[4]].passed and checks[steps[4]].error < 5e-3
+    else:
+        assert [checks[name].tolerance for name in steps] == [1e-3] * 5
 
     def change(content: Any) -> None:
         losses = content["adamw5_losses"]["losses_before_each_step"]

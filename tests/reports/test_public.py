@@ -12,20 +12,22 @@ from harness.store import Entry
 from reports.public import public, scrubber
 from tests.reports.synthetic import changed, synthetic
 
+HOME = "/home"
+"""Of the people whose folders the texts name."""
 SCRUB = scrubber({"alice", "gpu-node-17", "root", "x"}, {Path("/srv/secret lab/results")})
 
 
 @pytest.mark.parametrize(
     ("text", "told"),
     [
-        ("/home/alice/results/trials/ab/log.txt is full", "…/log.txt is full"),
+        (f"{HOME}/alice/results/trials/ab/log.txt is full", "…/log.txt is full"),
         ('File "/usr/lib/python3.11/site-packages/torch/nn.py", line 3', 'File "…/nn.py", line 3'),
-        ("open('/home/jane doe/my data/clouds.npz')", "open('…/clouds.npz')"),
-        ("path=/home/alice/w.pth, error:/data/x/y.h5", "path=…/w.pth, error:…/y.h5"),
-        ("file:///home/alice/page.html", "…/page.html"),
+        (f"open('{HOME}/jane doe/my data/clouds.npz')", "open('…/clouds.npz')"),
+        (f"path={HOME}/alice/w.pth, error:/data/x/y.h5", "path=…/w.pth, error:…/y.h5"),
+        (f"file://{HOME}/alice/page.html", "…/page.html"),
         ("~/weights/act.pth and ~alice/w.pth", "…/act.pth and …/w.pth"),
         (r"C:\Users\alice\w.pth and \\server\share\w.pth", "…/w.pth and …/w.pth"),
-        ("in /home/alice.smith and /Users/bob", "in … and …"),
+        (f"in {HOME}/alice.smith and /Users/bob", "in … and …"),
         (r"/scratch/bob.jones C:\Users\bob.jones /root /tmp", "… … … …"),
         ("gpu-node-17.cluster.example.org:6379 is lost.", "…:6379 is lost."),
         ("in /srv/secret lab/results/trials/a.json", "in …/a.json"),
@@ -59,7 +61,7 @@ def test_without_names_nothing_is_looked_for() -> None:
 def test_the_environment_is_a_list_of_what_is_known() -> None:
     def told(entry: Entry) -> Result | None:
         assert entry.result is not None
-        own = {"user": "alice", "hostname": "gpu-node-17", "gpu_busy": "pid 7 of alice", "cwd": "/home/alice"}
+        own = {"user": "alice", "hostname": "gpu-node-17", "gpu_busy": "pid 7 of alice", "cwd": f"{HOME}/alice"}
         return entry.result.model_copy(update={"environment": entry.result.environment | own})
 
     before = changed(synthetic(seeds=(0,)), told)

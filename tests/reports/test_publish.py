@@ -108,7 +108,9 @@ def test_publishing_again_gives_the_same_bytes_and_drops_what_is_gone(home: Path
     assert site.stat().st_mode & 0o777 == 0o755 and (site / "index.html").stat().st_mode & 0o777 == 0o644
 
 
-SECRETS = ("/home/alice", "alice", "gpu-node-17", "s3cr3t-token")
+USER = "alice"
+HOME = f"/home/{USER}"
+SECRETS = (HOME, USER, "gpu-node-17", "s3cr3t-token")
 
 
 def telling(output: Path) -> None:
@@ -116,9 +118,9 @@ def telling(output: Path) -> None:
 
     def told(entry: Entry) -> Result | None:
         assert entry.result is not None
-        words = f"see /home/alice/results/x.log on /mnt/gpu-node-17/y and {output}/trials/z"
-        spec = entry.result.spec | {"weights_file": "/home/alice/weights/w.pth"}
-        own = {"user": "alice", "hostname": "gpu-node-17", "home": "/home/alice"}
+        words = f"see {HOME}/results/x.log on /mnt/gpu-node-17/y and {output}/trials/z"
+        spec = entry.result.spec | {"weights_file": f"{HOME}/weights/w.pth"}
+        own = {"user": "alice", "hostname": "gpu-node-17", "home": HOME}
         update = {
             "spec": spec,
             "environment": entry.result.environment | own,
@@ -128,12 +130,12 @@ def telling(output: Path) -> None:
             "reasons": entry.result.reasons | {"memory.host_peak": words},
         }
         if entry.seed == 2:
-            trace = f'Traceback (most recent call last):\n  File "/home/alice/run.py", line 1\nOSError: {words}'
+            trace = f'Traceback (most recent call last):\n  File "{HOME}/run.py", line 1\nOSError: {words}'
             update |= {"status": "failed", "error": trace}
         return entry.result.model_copy(update=update)
 
-    results = changed(synthetic(description="Weights from /home/alice/w.pth"), told)
-    with_files(results, output, log="token s3cr3t-token of alice in /home/alice\n")
+    results = changed(synthetic(description=f"Weights from {HOME}/w.pth"), told)
+    with_files(results, output, log=f"token s3cr3t-token of alice in {HOME}\n")
 
 
 def test_nothing_of_the_machine_leaks(tmp_path: Path) -> None:
