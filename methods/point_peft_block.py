@@ -16,7 +16,7 @@ from torch.nn import functional as F
 from harness.geometry import Groups
 from harness.models.batchnorm import PointwiseNorm
 from harness.models.recompute import recomputed
-from harness.models.transformer import Block, DropPath, Tokens
+from harness.models.transformer import Block, DropPath, Tokens, by_heads
 
 
 @dataclass(frozen=True)
@@ -91,11 +91,9 @@ class LocalAttention(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(R, m, C) -> (R, m, C)."""
-        rows, members, _ = x.shape
-        qkv = self.qkv(recomputed(self.norm, x)).view(rows, members, 3, self.heads, -1)
-        query, key, value = qkv.permute(2, 0, 3, 1, 4)
+        query, key, value = by_heads(self.qkv(recomputed(self.norm, x)), self.heads)
         mixed = F.scaled_dot_product_attention(query, key, value, scale=self.scale)
-        return recomputed(self.proj, mixed.transpose(1, 2).reshape(rows, members, -1))
+        return recomputed(self.proj, mixed.transpose(1, 2).flatten(2))
 
 
 class LocalAggregation(nn.Module):

@@ -14,7 +14,7 @@ from torch.nn import functional as F
 
 from harness.method import Adapted, Method, Task
 from harness.models.encoder import Encoder
-from harness.models.transformer import Attention
+from harness.models.transformer import Attention, by_heads
 
 
 class PrefixAttention(nn.Module):
@@ -28,10 +28,9 @@ class PrefixAttention(nn.Module):
 
     def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
         """(B, T, C) -> (B, T, C); `mask` (B, 1, T, T) bool says which tokens (last axis) each one attends to."""
-        batch, length, dim = x.shape
+        batch, _, dim = x.shape
         heads, pairs = self.attention.heads, len(self.keys)
-        qkv = self.attention.qkv(x).view(batch, length, 3, heads, dim // heads)
-        query, key, value = qkv.permute(2, 0, 3, 1, 4)  # each (B, H, T, C/H)
+        query, key, value = by_heads(self.attention.qkv(x), heads)
         prefixes = torch.stack([self.keys, self.values]).view(2, 1, pairs, heads, dim // heads)
         before_key, before_value = prefixes.expand(-1, batch, -1, -1, -1).transpose(2, 3)  # each (B, H, P, C/H)
         mixed = F.scaled_dot_product_attention(
@@ -40,7 +39,7 @@ class PrefixAttention(nn.Module):
             torch.cat([before_value, value], dim=2),
             attn_mask=None if mask is None else F.pad(mask, (pairs, 0), value=True),  # (B, 1, T, P + T)
         )
-        return self.attention.proj(mixed.transpose(1, 2).reshape(batch, length, dim))
+        return self.attention.proj(mixed.transpose(1, 2).flatten(2))
 
 
 class PrefixTuning(Method):

@@ -103,6 +103,15 @@ class DropPath(nn.Module):
         return recomputed(torch.mul, branch, branch.new_empty(shape).bernoulli_(keep).div_(keep))
 
 
+def by_heads(qkv: Tensor, heads: int) -> tuple[Tensor, Tensor, Tensor]:
+    """What a joint projection gave (B, T, 3 C) -> query, key and value, each (B, H, T, C/H).
+
+    Taken apart on the middle axis, so that the backward pass puts the three gradients where they belong at once.
+    """
+    query, key, value = (part.transpose(1, 2) for part in qkv.unflatten(2, (3, heads, -1)).unbind(2))
+    return query, key, value
+
+
 class Attention(nn.Module):
     """Multi-head self-attention (B, T, C) -> (B, T, C); the joint projection has no bias, as in ViT of Point-MAE."""
 
@@ -114,11 +123,9 @@ class Attention(nn.Module):
 
     def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
         """(B, T, C) -> (B, T, C); `mask` (B, 1, T, T) bool says which tokens (last axis) each one attends to."""
-        batch, length, dim = x.shape
-        qkv = self.qkv(x).view(batch, length, 3, self.heads, dim // self.heads)
-        query, key, value = qkv.permute(2, 0, 3, 1, 4)  # each (B, H, T, C/H)
+        query, key, value = by_heads(self.qkv(x), self.heads)
         mixed = F.scaled_dot_product_attention(query, key, value, attn_mask=mask)
-        return self.proj(mixed.transpose(1, 2).reshape(batch, length, dim))
+        return self.proj(mixed.transpose(1, 2).flatten(2))
 
 
 class GELU(nn.GELU):
