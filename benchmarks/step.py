@@ -51,6 +51,7 @@ def arguments() -> argparse.ArgumentParser:
     parser.add_argument("--precision", choices=("fp32", "bf16"), default="fp32")
     parser.add_argument("--frozen-batchnorm", choices=("batch", "running"), default="batch")
     parser.add_argument("--device", default="cpu")
+    parser.add_argument("--activation-checkpointing", action="store_true", help="blocks run again in the backward pass")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--allocation", type=int, choices=(0, 1), default=1, help="memory as harness.launch gets it: 1")
     parser.add_argument("--checkout", default=str(HERE.parents[1]), help="whose harness and methods are measured")
@@ -163,6 +164,7 @@ def summary(worker: Worker, rows: list[dict[str, Any]]) -> dict[str, Any]:
         "points": worker.ready["points"],
         "precision": setting.precision,
         "frozen_batchnorm": setting.frozen_batchnorm,
+        "activation_checkpointing": setting.activation_checkpointing,
         "device": worker.ready["device"],
         "threads": setting.threads,
         "torch": worker.ready["torch"],
@@ -275,6 +277,7 @@ class Bench:
         )
         settings, self.task = self.trial.train, task_of(self.trial.dataset)
         encoder = backbone.build(drop_path=settings.drop_path)
+        encoder.activation_checkpointing = chosen.activation_checkpointing  # older checkouts do not look
         self.attached = self.task.attach(
             self.trial, encoder, train_items=self.trial.dataset.train_items, head_dropout=settings.head_dropout
         )

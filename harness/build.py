@@ -24,7 +24,7 @@ def build(
     saved adapter brings them.
     """
     torch.manual_seed(trial.seeds.initialisation)
-    encoder = trial.backbone.build(drop_path=trial.train.drop_path)
+    encoder = _encoder(trial)
     digests: dict[str, str] = {}
     if trial.backbone.weights != "random":
         digests["weights"] = load_weights(encoder, trial.backbone.weights)
@@ -47,10 +47,17 @@ def build_outline(trial: Trial, *, train_items: int | None = None) -> Attached:
     items = trial.dataset.train_items if train_items is None else train_items
     task = task_of(trial.dataset)
     with torch.random.fork_rng(devices=[]), torch.device("meta"):  # some methods draw numbers all the same
-        encoder = trial.backbone.build(drop_path=trial.train.drop_path)
+        encoder = _encoder(trial)
         attached = task.attach(trial, encoder, train_items=items, head_dropout=trial.train.head_dropout)
     set_training(attached.model, frozen_batchnorm=trial.protocol.frozen_batchnorm)
     return attached
+
+
+def _encoder(trial: Trial) -> Encoder:
+    """With random weights, as the trial trains it."""
+    encoder = trial.backbone.build(drop_path=trial.train.drop_path)
+    encoder.activation_checkpointing = trial.resources.activation_checkpointing
+    return encoder
 
 
 @torch.no_grad()

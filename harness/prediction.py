@@ -74,6 +74,7 @@ def key_of(trial: Trial, *, precision: str) -> str:
         "train": [train.batch_size, train.drop_path, train.head_dropout, train.label_smoothing],
         "frozen_batchnorm": trial.protocol.frozen_batchnorm,
         "processes": [trial.resources.processes, trial.resources.strategy],
+        "activation_checkpointing": trial.resources.activation_checkpointing,
         "precision": precision,
         "versions": [libraries(), code_digest(type(trial.method), type(trial.backbone))],
     }

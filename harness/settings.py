@@ -124,7 +124,7 @@ Strategy = Literal["ddp", "zero1", "zero2", "zero3"]
 
 
 class Resources(Section):
-    """What a trial runs on. Precision, processes and strategy are part of its identity, the rest is not."""
+    """What a trial runs on, and how."""
 
     processes: Annotated[int, Field(ge=1, le=1024)] = 1
     """That train one model together, on one node; `train.batch_size` stays that of all of them."""
@@ -137,10 +137,18 @@ class Resources(Section):
     gradients too (`zero2`), parameters too (`zero3`)."""
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "fp32"
     """Of the forward pass. `auto`: bf16 on GPUs that have it, fp16 on others, fp32 on processors."""
+    activation_checkpointing: Annotated[bool, Field(exclude_if=lambda on: not on)] = False
+    """Keep of every block what goes into it, and run it again in the backward pass: the same numbers from a third of
+    the memory, in 20 to 30 % more time. Part of the identity where it is true, as costs are results."""
     gpus: Literal["exclusive", "shared"] = "exclusive"
     """`shared`: small trials of one process take parts of a GPU. Their times and memory are not ranked."""
     timeout: Duration = 43200.0
     """Seconds, or text such as `15m` or `12h`."""
+
+    def identity(self) -> dict[str, Any]:
+        """What of it is part of a trial's identity, as its specification holds it."""
+        part = {"precision", "processes", "strategy", "activation_checkpointing"}
+        return self.model_dump(mode="json", include=part)
 
 
 def sharing_problems(train: Train, resources: Resources) -> Iterator[tuple[str, str]]:

@@ -173,7 +173,7 @@ class Trial:
             "train": self.train.model_dump(mode="json"),
             "protocol": self.protocol.model_dump(mode="json"),
             "seed": self.seed,
-            "resources": self.resources.model_dump(mode="json", include={"precision", "processes", "strategy"}),
+            "resources": self.resources.identity(),
         }
 
     @cached_property

@@ -141,7 +141,13 @@ def recipe(spec: Mapping[str, Any]) -> str:
     rate = train.get("learning_rate")
     parts += [f"learning rate {rate:g}"] if isinstance(rate, int | float) else []
     parts += [f"weights {plain(weights)}"] if weights is not None else []
+    parts += ["activation checkpointing"] if checkpointed(spec) else []
     return ", ".join(parts)
+
+
+def checkpointed(spec: Mapping[str, Any]) -> bool:
+    """Whether blocks ran twice to save memory."""
+    return bool(section(spec, "resources").get("activation_checkpointing"))
 
 
 def environment(results: Iterable[Result]) -> tuple[tuple[str, tuple[str, ...]], ...]:
@@ -164,6 +170,9 @@ def notices(results: Sequence[Result]) -> list[str]:
     shared = sum(result.on_a_shared_gpu for result in results)
     if shared:
         found.append(f"{count(shared, 'trial')} ran on a GPU with others: their times and memory are left out.")
+    again = sum(checkpointed(result.spec) for result in results)
+    if 0 < again < len(results):
+        found.append(f"{count(again, 'trial')} had activation checkpointing: less memory and more time than without.")
     mixed = [ENVIRONMENT[key] for key in VERSIONS if len(seen.get(ENVIRONMENT[key], ())) > 1]
     if mixed:
         found.append(f"Trials ran with different versions ({listed(mixed)}); all are listed below.")

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from harness.geometry import Groups, gather_points, group
+from harness.models.checkpointing import checkpointed
 from harness.models.recompute import sparing
 from harness.models.tokenizer import PositionEmbedding, Tokenizer
 from harness.models.transformer import Block, Tokens
@@ -39,6 +40,8 @@ class Encoder(nn.Module):
     norm: nn.Module
     class_token: nn.Parameter | None
     class_position: nn.Parameter | None
+    activation_checkpointing = False
+    """Whether blocks run again in the backward pass, so that hardly anything is kept of them."""
 
     def initialise(self) -> None:
         """Random weights: Xavier-uniform linears, zero biases; class token and position normal with sd 0.02."""
@@ -114,8 +117,11 @@ class Encoder(nn.Module):
         """Run the blocks and the final norm; patch tokens after the blocks in `keep` go into `kept`, normed too."""
         for index, block in enumerate(self.blocks):
             tokens = self._before(index, tokens)
-            with sparing():
-                tokens = block(tokens)
+            if self.activation_checkpointing and torch.is_grad_enabled():
+                tokens = checkpointed(block, tokens)
+            else:
+                with sparing():
+                    tokens = block(tokens)
             if index in keep:
                 tokens = replace(tokens, kept=(*tokens.kept, tokens.patches))
         return replace(tokens, features=self.norm(tokens.features), kept=tuple(map(self.norm, tokens.kept)))

@@ -10,8 +10,10 @@ from torch.profiler import ProfilerActivity, profile
 from harness import registry
 from harness.build import set_training
 from harness.measure.estimate import Estimate, estimate_memory
+from harness.measure.flops import step_flops
 from harness.models.point_mae import PointMAE
 from harness.optimizer import AdamW
+from harness.settings import Resources
 from harness.tasks import task_of
 from harness.trial import Trial
 from tests.harness.test_flops import make_trial
@@ -29,6 +31,7 @@ def true_peak(trial: Trial) -> int:
     task, settings = task_of(trial.dataset), trial.train
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
         encoder = trial.backbone.build(drop_path=settings.drop_path)
+        encoder.activation_checkpointing = trial.resources.activation_checkpointing
         attached = task.attach(trial, encoder, train_items=CLOUDS, head_dropout=settings.head_dropout)
         set_training(attached.model, frozen_batchnorm=trial.protocol.frozen_batchnorm)
         optimizer = AdamW(attached.optimizer_groups(settings.weight_decay), lr=1e-3, fused=True)
@@ -55,6 +58,15 @@ def predicted(trial: Trial, precision: str = "fp32") -> Estimate:
 def test_the_estimate_is_what_the_allocator_sees() -> None:
     trial = tiny("lora")
     assert predicted(trial).total == pytest.approx(true_peak(trial), rel=0.05)
+
+
+def test_blocks_that_run_again_are_hardly_kept() -> None:
+    """For the same arithmetic of the model; and the allocator sees it."""
+    trial = replace(tiny("lora"), backbone=PointMAE(preset="tiny", depth=8))
+    again = replace(trial, resources=Resources(activation_checkpointing=True))
+    assert predicted(again).activations < 0.4 * predicted(trial).activations
+    assert predicted(again).total == pytest.approx(true_peak(again), rel=0.05)
+    assert step_flops(again) == step_flops(trial)
 
 
 @pytest.mark.slow

@@ -11,6 +11,7 @@ from harness.hardware import GPUS, Hardware, find_gpu
 from harness.planning import Planner, evaluations, makespan, steps, total
 from harness.prediction import Predictions
 from harness.result import Compute, Result, Time
+from harness.settings import Resources
 from harness.sharing import at_once
 from harness.store import Store
 from harness.trial import Trial
@@ -67,6 +68,18 @@ def test_a_cost_is_the_counted_work_at_an_assumed_speed_or_at_that_of_an_equal_t
     assert not elsewhere.measured
 
 
+def test_blocks_that_run_again_take_time(tmp_path: Path) -> None:
+    """But are no arithmetic of the model's."""
+    plain = make_trial("linear_probe")
+    again = replace(plain, resources=Resources(activation_checkpointing=True))
+    predictions = Predictions([plain, again], gpu=True)
+    predictions.complete()
+    planner = Planner(predictions, hardware=Hardware("Some GPU", 10**10, {"fp32": 1e12}), store=Store(tmp_path))
+    first, second = planner.cost(plain), planner.cost(again)
+    assert first.flops == second.flops
+    assert first.seconds is not None and second.seconds is not None and second.seconds > first.seconds
+
+
 def test_the_whole_is_the_longest_first_on_the_slots() -> None:
     assert makespan([5, 4, 3, 3, 1], slots=2) == 8
     assert makespan([4, 3], slots=5) == 4
@@ -98,3 +111,22 @@ def test_the_command(tmp_path: Path) -> None:
     for words in (("--gpu", "H101"), ("--gpu", "H100", "--on", "this"), ("--on", "that")):
         refused = harness("plan", "quickstart", *words, cwd=tmp_path)
         assert refused.returncode == 2 and "Traceback" not in refused.stderr
+
+
+LARGE = """\
+format: 1
+name: large
+seeds: 1
+datasets: [synthetic]
+backbones: {point_mae: {preset: tiny, depth: 24}}
+methods: {full: {}}
+train: {epochs: 1, warmup_epochs: 0, batch_size: 5120}
+"""
+
+
+def test_what_does_not_fit_is_said_and_how_it_may(tmp_path: Path) -> None:
+    (tmp_path / "large.yaml").write_text(LARGE)
+    words = ("plan", "large.yaml", "--gpu", "T4", "--estimate")
+    assert "too large for this GPU: 1 of 1 trials" in " ".join(harness(*words, cwd=tmp_path).stdout.split())
+    again = harness(*words, "--set", "resources.activation_checkpointing=true", cwd=tmp_path).stdout
+    assert "hours" in again and "too large" not in again

@@ -166,6 +166,26 @@ def test_deepspeed_trains_as_ddp(strategy: str, tmp_path: Path) -> None:
     }
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("strategy", ["ddp", "zero3"])
+def test_blocks_that_run_again_end_alike_on_two_processes(strategy: str, tmp_path: Path) -> None:
+    if strategy != "ddp":
+        pytest.importorskip("deepspeed")
+    how = {"processes": 2, "strategy": strategy, "timeout": "10m"}
+    kept, again = (
+        launched(
+            tmp_path / on, suite=LONG, method="lora: {rank: 2}", backbone=SMALL, activation_checkpointing=on, **how
+        )
+        for on in ("false", "true")
+    )
+    assert (kept[0].status, again[0].status) == ("done", "done"), again[0].error
+    assert again[0].metrics.loss == kept[0].metrics.loss
+    assert again[0].compute == kept[0].compute
+    first, second = trained(kept[1]), trained(again[1])
+    assert first.keys() == second.keys()
+    assert all(torch.equal(first[name], second[name]) for name in first)
+
+
 LONG = (
     SUITE.replace("epochs: 1,", "epochs: 6,")
     .replace("head_dropout: 0}", "head_dropout: 0.5}")

@@ -1,11 +1,13 @@
 """Suites: what expands to what, and what makes two trials one."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from harness.errors import SuiteError
 from harness.pretraining import is_pretraining, load_pretraining
+from harness.settings import Resources
 from harness.suite import Suite, load_suite, shipped_suites
 from harness.trial import Trial
 
@@ -150,7 +152,10 @@ def test_folds_are_repeated_like_seeds(tmp_path: Path) -> None:
 
 def test_identities_are_stable(tmp_path: Path) -> None:
     """A changed identity orphans everybody's results: change this only together with a version or the format."""
-    assert suite(tmp_path).trials[0].identity == IDENTITY
+    trial = suite(tmp_path).trials[0]
+    assert trial.identity == IDENTITY
+    again = replace(trial, resources=Resources(activation_checkpointing=True))
+    assert again.identity != IDENTITY and Trial.from_spec(again.spec()).resources.activation_checkpointing
 
 
 IDENTITY = "bf37e36a6c4d901f"

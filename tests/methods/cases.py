@@ -71,7 +71,7 @@ class Case:
     def clouds(self, count: int, *, seed: int) -> Tensor:
         return torch.rand(count, self.backbone.default_points, 3, generator=torch.Generator().manual_seed(seed)) - 0.5
 
-    def build(self, *, method_seed: int = 0, filled: bool = True) -> Attached:
+    def build(self, *, method_seed: int = 0, filled: bool = True, checkpointing: bool = False) -> Attached:
         """The method on its encoder, as a trial builds it, with drop path.
 
         The encoder always has the same weights; `method_seed` is for what method and head draw in the beginning.
@@ -79,6 +79,7 @@ class Case:
         """
         torch.manual_seed(0)
         encoder = self.backbone.build(drop_path=0.1)
+        encoder.activation_checkpointing = checkpointing
         torch.manual_seed(method_seed)
         attached = attach(self.method, encoder, TASK, head=self.backbone.head)
         if filled and attached.before_training is not None:

@@ -114,6 +114,19 @@ def test_the_same_seed_gives_the_same_weights(case: Case) -> None:
     assert not equal(weights[0], weights[2])
 
 
+def test_activation_checkpointing_changes_no_number(case: Case) -> None:
+    """Blocks that run again in the backward pass draw the same random numbers, and count no statistics twice."""
+    ends = []
+    for checkpointing in (False, True):
+        attached = case.build(checkpointing=checkpointing)
+        torch.manual_seed(3)
+        with Waiting() as waiting:
+            run_steps(attached, case, steps=2)
+        assert not waiting.seen, "a step waits for the device"
+        ends.append(attached.model.state_dict())
+    assert equal(*ends)
+
+
 def test_two_clouds_are_a_batch(case: Case) -> None:
     attached = case.build()
     run_steps(attached, case, steps=2, batch=2)

@@ -7,6 +7,7 @@ from harness.result import Memory, Result, Time
 from harness.store import Entry, SuiteResults
 from reports import markdown
 from reports.build import leaderboard
+from reports.provenance import recipe
 
 
 def entry(method: str, seed: int = 0, *, task: str = "cost", environment: dict[str, object] | None = None) -> Entry:
@@ -46,3 +47,15 @@ def test_times_and_memory_on_a_shared_gpu_are_left_out() -> None:
     assert any("ran on a GPU with others" in notice for notice in leaderboard(results(slow)).notices)
     busy = entry("full", environment={"gpu_busy": "1 other processes, 3.0 GB in use"})
     assert leaderboard(results(busy)).rows[0].cost("memory.train_peak").value is None
+
+
+def test_activation_checkpointing_is_told() -> None:
+    """Where all trials had it nothing is mixed, and every recipe names it."""
+    plain, again = entry("full"), entry("lora")
+    assert again.result is not None
+    spec = {"resources": {"activation_checkpointing": True}}
+    again = replace(again, result=again.result.model_copy(update={"spec": spec}))
+    words = "1 trial had activation checkpointing"
+    assert any(words in notice for notice in leaderboard(results(plain, again)).notices)
+    assert not any(words in notice for notice in leaderboard(results(again)).notices)
+    assert recipe(spec) == "activation checkpointing" and "checkpointing" not in recipe({})
