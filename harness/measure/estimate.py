@@ -23,6 +23,7 @@ from torch.utils._pytree import tree_leaves
 
 from harness.build import build_outline
 from harness.method import Attached
+from harness.models.batchnorm import sliced_as_on
 from harness.optimizer import AdamW
 from harness.tasks import task_of
 from harness.trial import Trial
@@ -108,16 +109,19 @@ def _with_fake_tensors(outline: Attached) -> Attached:
     return copy.deepcopy(outline, fakes)
 
 
-def estimate_memory(trial: Trial, *, precision: str = "fp32", train_items: int | None = None) -> Estimate:
+def estimate_memory(
+    trial: Trial, *, precision: str = "fp32", train_items: int | None = None, device: str = "cuda"
+) -> Estimate:
     """The predicted peak of a trial's training, at its batch size and points, in one of its processes.
 
-    `precision` is fp32, bf16 or fp16. Reads neither data nor weights, allocates nothing, leaves no state behind; takes
-    one to three seconds, and two more the first time in a process. What ZeRO divides counts whole.
+    `precision` is fp32, bf16 or fp16. `device` is the type of device that is meant: what is done by slices takes larger
+    ones on a GPU. Reads neither data nor weights, allocates nothing, leaves no state behind; takes one to eight
+    seconds, and two more the first time in a process. What ZeRO divides counts whole.
     """
     task, settings = task_of(trial.dataset), trial.train
     items = settings.batch_size // trial.resources.processes
     outline = build_outline(trial, train_items=train_items)
-    with torch.random.fork_rng(devices=[]), FakeTensorMode(), Ledger() as ledger:
+    with torch.random.fork_rng(devices=[]), FakeTensorMode(), sliced_as_on(device), Ledger() as ledger:
         attached = _with_fake_tensors(outline)
         model, trainable = attached.model, attached.trainable.values()
         ledger.assign(model.parameters(), "parameters")

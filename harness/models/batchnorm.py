@@ -12,6 +12,8 @@ output follow from mean and covariance of its input, which is narrower.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Any
 
 import torch
@@ -27,9 +29,22 @@ SLICE_BYTES = {"cpu": 2**22}
 LARGE_SLICE = 2**26
 
 
+_stand_in: ContextVar[str | None] = ContextVar("stand_in", default=None)
+
+
+@contextmanager
+def sliced_as_on(device: str) -> Iterator[None]:
+    """Slices within are those of another type of device: for tensors without values that stand for its tensors."""
+    before = _stand_in.set(device)
+    try:
+        yield
+    finally:
+        _stand_in.reset(before)
+
+
 def slices(rows: int, bytes_per_row: int, device: torch.device) -> Iterator[slice]:
     """Rows 0 to `rows`, some at a time."""
-    step = max(1, SLICE_BYTES.get(device.type, LARGE_SLICE) // bytes_per_row)
+    step = max(1, SLICE_BYTES.get(_stand_in.get() or device.type, LARGE_SLICE) // bytes_per_row)
     for start in range(0, rows, step):
         yield slice(start, min(start + step, rows))
 

@@ -13,7 +13,7 @@ from harness.measure.estimate import Estimate, estimate_memory
 from harness.measure.flops import step_flops
 from harness.models.point_mae import PointMAE
 from harness.optimizer import AdamW
-from harness.settings import Resources
+from harness.settings import Resources, Train
 from harness.tasks import task_of
 from harness.trial import Trial
 from tests.harness.test_flops import make_trial
@@ -52,7 +52,7 @@ def true_peak(trial: Trial) -> int:
 
 
 def predicted(trial: Trial, precision: str = "fp32") -> Estimate:
-    return estimate_memory(trial, precision=precision, train_items=CLOUDS)
+    return estimate_memory(trial, precision=precision, train_items=CLOUDS, device="cpu")
 
 
 def test_the_estimate_is_what_the_allocator_sees() -> None:
@@ -67,6 +67,12 @@ def test_blocks_that_run_again_are_hardly_kept() -> None:
     assert predicted(again).activations < 0.4 * predicted(trial).activations
     assert predicted(again).total == pytest.approx(true_peak(again), rel=0.05)
     assert step_flops(again) == step_flops(trial)
+
+
+def test_what_is_done_by_slices_takes_larger_ones_on_a_gpu() -> None:
+    trial = replace(tiny("linear_probe"), train=Train(batch_size=64))
+    on_cpu, on_gpu = (estimate_memory(trial, train_items=CLOUDS, device=device) for device in ("cpu", "cuda"))
+    assert on_gpu.activations > on_cpu.activations and estimate_memory(trial, train_items=CLOUDS) == on_gpu
 
 
 @pytest.mark.slow
