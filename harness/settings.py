@@ -145,10 +145,10 @@ class Resources(Section):
     timeout: Duration = 43200.0
     """Seconds, or text such as `15m` or `12h`."""
 
-    def identity(self) -> dict[str, Any]:
-        """What of it is part of a trial's identity, as its specification holds it."""
-        part = {"precision", "processes", "strategy", "activation_checkpointing"}
-        return self.model_dump(mode="json", include=part)
+    def spec(self) -> dict[str, Any]:
+        """What of it a trial's specification holds, and so its identity. The rest changes no result."""
+        held = {"precision", "processes", "strategy", "activation_checkpointing"}
+        return self.model_dump(mode="json", include=held)
 
 
 def sharing_problems(train: Train, resources: Resources) -> Iterator[tuple[str, str]]:

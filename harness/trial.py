@@ -173,7 +173,7 @@ class Trial:
             "train": self.train.model_dump(mode="json"),
             "protocol": self.protocol.model_dump(mode="json"),
             "seed": self.seed,
-            "resources": self.resources.identity(),
+            "resources": self.resources.spec(),
         }
 
     @cached_property

@@ -65,7 +65,7 @@ def _load(folder: Path, device: str | torch.device) -> ImportedModel:
         "train": Train().model_dump(mode="json"),
         "protocol": Protocol().model_dump(mode="json"),
         "seed": 0,
-        "resources": Resources().identity(),
+        "resources": Resources().spec(),
     }
     again = "import it again: harness weights import FILE --force"
     advice = Advice(
