@@ -65,9 +65,9 @@ def megabytes(size: int) -> str:
     return f"{size / 1e6:,.1f} MB"
 
 
-def in_words(trials: Sequence[Trial]) -> str:
+def in_words(trials: int) -> str:
     """`1 trial`, `12 trials`."""
-    return f"{len(trials)} trial{'' if len(trials) == 1 else 's'}"
+    return f"{trials} trial{'' if trials == 1 else 's'}"
 
 
 def chosen_of(suite: Suite, only: list[str] | None) -> tuple[Trial, ...]:

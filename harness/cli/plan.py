@@ -84,7 +84,7 @@ def plan(
         listed = {"trials": rows, "missing": missing, "cost": cost, "unpredicted": len(predictions.missing)}
         print_json({"suite": loaded.name, "digest": loaded.digest, **listed})
         return
-    console.print(_table(f"{loaded.name}: {in_words(trials)}", trials, statuses, costs))
+    console.print(_table(f"{loaded.name}: {in_words(len(trials))}", trials, statuses, costs))
     if stale := sum(found == "stale" for found in statuses.values()):
         console.print(f"stale: {stale} made with other data or weights than those here; a run makes them anew")
     for message in missing:
@@ -92,7 +92,7 @@ def plan(
     _print_sums(console, sums, hardware, slots=slots, measured=any(cost.measured for cost in costs.values()))
     if too_large := sum(cost.at_once == 0 for cost in costs.values()):
         console.print(
-            f"too large for this GPU: {too_large} of {len(trials)} trials; take a smaller train.batch_size, or set "
+            f"too large for this GPU: {too_large} of {in_words(len(trials))}; take a smaller train.batch_size, or set "
             "resources.activation_checkpointing to true (docs/plan.md)",
             highlight=False,
         )
@@ -183,11 +183,11 @@ def _print_sums(console: Console, sums: Total, hardware: Hardware | None, *, slo
     if not sums.trials:
         return
     if not sums.flops:  # nothing is predicted: sums of nothing would look like a suite for free
-        console.print(f"to run: {sums.trials} trials", highlight=False)
+        console.print(f"to run: {in_words(sums.trials)}", highlight=False)
         return
-    unknown = f" ({sums.unknown} trials not predicted and left out)" if sums.unknown else ""
+    unknown = f" ({in_words(sums.unknown)} not predicted and left out)" if sums.unknown else ""
     console.print(
-        f"to run: {sums.trials} trials, {flop(sums.flops)} in all, {sums.disk / 1e6:,.0f} MB on disk{unknown}",
+        f"to run: {in_words(sums.trials)}, {flop(sums.flops)} in all, {sums.disk / 1e6:,.0f} MB on disk{unknown}",
         highlight=False,
     )
     if hardware is None or sums.wall_seconds is None or sums.processor_seconds is None:

@@ -104,7 +104,7 @@ def run(
     ended = summarise(loaded, [t for t in trials if t.identity not in chosen], store, interrupted=False)
     failed = f"{len(ended.failed)} failed before (--retry runs them again), " if ended.failed else ""
     console.print(
-        f"[bold]{loaded.name}[/bold]: {in_words(trials)}, {ended.done} done before, {failed}{len(left)} to run"
+        f"[bold]{loaded.name}[/bold]: {in_words(len(trials))}, {ended.done} done before, {failed}{len(left)} to run"
     )
     cluster = join_cluster(address, [job.trial for job in left], store) if address is not None and left else None
     if cluster is not None:
@@ -225,7 +225,7 @@ def validate(
         else:
             valid.append({"suite": loaded.name, "trials": len(loaded.trials), "digest": loaded.digest})
             if not as_json:
-                typer.echo(f"{name}: valid, {in_words(loaded.trials)}")
+                typer.echo(f"{name}: valid, {in_words(len(loaded.trials))}")
     if as_json:
         print_json({"valid": valid, "problems": problems})
     raise typer.Exit(2 if problems else 0)

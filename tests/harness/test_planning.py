@@ -127,6 +127,6 @@ train: {epochs: 1, warmup_epochs: 0, batch_size: 5120}
 def test_what_does_not_fit_is_said_and_how_it_may(tmp_path: Path) -> None:
     (tmp_path / "large.yaml").write_text(LARGE)
     words = ("plan", "large.yaml", "--gpu", "T4", "--estimate")
-    assert "too large for this GPU: 1 of 1 trials" in " ".join(harness(*words, cwd=tmp_path).stdout.split())
+    assert "too large for this GPU: 1 of 1 trial;" in " ".join(harness(*words, cwd=tmp_path).stdout.split())
     again = harness(*words, "--set", "resources.activation_checkpointing=true", cwd=tmp_path).stdout
     assert "hours" in again and "too large" not in again
