@@ -97,8 +97,7 @@ class Planner:
         if speed is not None:
             return flops / speed, True
         precision = self.predictions.precision(trial)
-        if trial.resources.activation_checkpointing:
-            flops += found.flops_forward * trial.train.batch_size * steps(trial)
+        flops += found.flops_repeated * steps(trial)
         return self.hardware.seconds(flops / trial.processes, precision=precision), False
 
 

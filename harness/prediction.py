@@ -43,6 +43,8 @@ class Prediction(BaseModel):
     """Per sample (docs/protocol.md)."""
     flops_train: int
     """Per training step, over all processes."""
+    flops_repeated: int = 0
+    """Per training step, by activation checkpointing."""
     trainable: int
     """Parameters."""
     total: int
@@ -102,10 +104,10 @@ def known(key: str) -> Prediction | None:
 
 
 def predict(trial: Trial, *, precision: str) -> Prediction | Unpredictable:
-    """Work a prediction out in this process, in one to five seconds, and keep it where that can be done."""
+    """Work a prediction out in this process, in seconds, and keep it where that can be done."""
     from harness.build import build_outline
     from harness.measure.estimate import estimate_memory
-    from harness.measure.flops import step_flops
+    from harness.measure.flops import repeated_flops, step_flops
 
     try:
         counts = build_outline(trial).counts
@@ -114,6 +116,7 @@ def predict(trial: Trial, *, precision: str) -> Prediction | Unpredictable:
             memory=vars(estimate_memory(trial, precision=precision)),
             flops_forward=flops.forward,
             flops_train=flops.train,
+            flops_repeated=repeated_flops(trial),
             trainable=counts.trainable,
             total=counts.total,
         )

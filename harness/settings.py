@@ -138,15 +138,15 @@ class Resources(Section):
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "fp32"
     """Of the forward pass. `auto`: bf16 on GPUs that have it, fp16 on others, fp32 on processors."""
     activation_checkpointing: Annotated[bool, Field(exclude_if=lambda on: not on)] = False
-    """Keep of every block what goes into it, and run it again in the backward pass: the same numbers from a third of
-    the memory, in 20 to 30 % more time. Part of the identity where it is true, as costs are results."""
+    """Keep of every block what goes into it, and run it again in the backward pass: the same numbers from less memory,
+    in more time. Part of the identity where it is true, as costs are results."""
     gpus: Literal["exclusive", "shared"] = "exclusive"
     """`shared`: small trials of one process take parts of a GPU. Their times and memory are not ranked."""
     timeout: Duration = 43200.0
     """Seconds, or text such as `15m` or `12h`."""
 
     def spec(self) -> dict[str, Any]:
-        """What of it a trial's specification holds, and so its identity. The rest changes no result."""
+        """What of it a trial's specification holds, and so its identity."""
         held = {"precision", "processes", "strategy", "activation_checkpointing"}
         return self.model_dump(mode="json", include=held)
 

@@ -170,9 +170,10 @@ def notices(results: Sequence[Result]) -> list[str]:
     shared = sum(result.on_a_shared_gpu for result in results)
     if shared:
         found.append(f"{count(shared, 'trial')} ran on a GPU with others: their times and memory are left out.")
-    again = sum(checkpointed(result.spec) for result in results)
-    if 0 < again < len(results):
-        found.append(f"{count(again, 'trial')} had activation checkpointing: less memory and more time than without.")
+    trained = [result.spec for result in results if "baseline" not in result.spec]
+    again = sum(map(checkpointed, trained))
+    if 0 < again < len(trained):
+        found.append(f"{count(again, 'trial')} had activation checkpointing, which changes memory and time.")
     mixed = [ENVIRONMENT[key] for key in VERSIONS if len(seen.get(ENVIRONMENT[key], ())) > 1]
     if mixed:
         found.append(f"Trials ran with different versions ({listed(mixed)}); all are listed below.")

@@ -34,6 +34,7 @@ SETTINGS = {
     "points": ("data", "points"),
     "selection": ("protocol", "selection"),
     "vote": ("protocol", "vote"),
+    "activation_checkpointing": ("resources", "activation_checkpointing"),
 }
 MACHINE = ("gpu", "cpu", "precision", "torch", "harness", "git")
 LONGEST = 2_000

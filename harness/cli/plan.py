@@ -90,12 +90,11 @@ def plan(
     for message in missing:
         console.print(f"missing: {escape(message)}", highlight=False)
     _print_sums(console, sums, hardware, slots=slots, measured=any(cost.measured for cost in costs.values()))
-    if too_large := sum(cost.at_once == 0 for cost in costs.values()):
-        console.print(
-            f"too large for this GPU: {too_large} of {in_words(len(trials))}; take a smaller train.batch_size, or set "
-            "resources.activation_checkpointing to true (docs/plan.md)",
-            highlight=False,
-        )
+    if too_large := [trial for trial in left if costs[trial.identity].at_once == 0]:
+        how = "take a smaller train.batch_size"
+        if not all(trial.resources.activation_checkpointing for trial in too_large):
+            how += ", or set resources.activation_checkpointing to true"
+        console.print(f"predicted too large for this GPU: {in_words(len(too_large))}; {how} (docs/plan.md)")
     for line in sorted({f"{trial.method_label} on {trial.backbone_label} cannot be predicted: {problem}"
                         for trial in trials if (problem := costs[trial.identity].problem)}):  # fmt: skip
         console.print(escape(line), highlight=False)

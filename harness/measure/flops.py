@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import prod
 from typing import Any
 
@@ -100,6 +100,8 @@ class StepFlops:
 
     def __init__(self, *, earlier: Flops | None = None) -> None:
         self.counted = earlier
+        self.beside = 0
+        """Of the counted step, what is no part of the model."""
         self._counter: Counter | None = None
         self._forward = 0
 
@@ -111,7 +113,8 @@ class StepFlops:
             return
         with Counter() as self._counter:
             yield
-        self.counted, self._counter = Flops(self._forward, self._counter.total), None
+        self.counted, self.beside = Flops(self._forward, self._counter.total), self._counter.beside
+        self._counter = None
 
     def after_forward(self, samples: int) -> None:
         """The loss of so many clouds is there."""
@@ -125,6 +128,21 @@ def step_flops(trial: Trial, *, train_items: int | None = None) -> Flops:
     `train_items` are the training clouds, which some methods remember; as many as the dataset declares when not given.
     The first call in a process imports much of torch (seconds).
     """
+    counted = _step(trial, train_items).counted
+    assert counted is not None
+    return counted
+
+
+def repeated_flops(trial: Trial) -> int:
+    """What activation checkpointing makes a second time in a step, beside the model's FLOPs; 0 without it."""
+    if not trial.resources.activation_checkpointing:
+        return 0
+    resources = trial.resources.model_copy(update={"activation_checkpointing": False})
+    return _step(trial).beside - _step(replace(trial, resources=resources)).beside
+
+
+def _step(trial: Trial, train_items: int | None = None) -> StepFlops:
+    """A step without values, counted."""
     task, settings, flops = task_of(trial.dataset), trial.train, StepFlops()
     model = build_outline(trial, train_items=train_items).model
     with torch.random.fork_rng(devices=[]), torch.device("meta"), flops.counting():
@@ -132,5 +150,4 @@ def step_flops(trial: Trial, *, train_items: int | None = None) -> Flops:
         loss = task.loss(model(*batch.inputs), batch.targets, settings)
         flops.after_forward(settings.batch_size)
         loss.backward()
-    assert flops.counted is not None
-    return flops.counted
+    return flops

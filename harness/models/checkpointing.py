@@ -1,14 +1,15 @@
 """Activation checkpointing: of a block only what goes into it is kept, and the backward pass runs the block once more.
 
-The same numbers from a third of the memory or less, for one more forward pass of the blocks (docs/measurements.md). The
-method is Chen et al. 2016, arXiv 1604.06174; the mechanics are torch.utils.checkpoint's.
+The same numbers from less memory, for one more forward pass of the blocks (docs/measurements.md). The method is Chen et
+al. 2016, arXiv 1604.06174; the mechanics are torch.utils.checkpoint's, which imports torch's compiler when it is first
+called (1.4 s, 150 MB).
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -20,24 +21,29 @@ from harness.models.uncounted import uncounted
 
 
 def checkpointed(block: nn.Module, tokens: Tokens) -> Tokens:
-    """block(tokens), of which the backward pass keeps the tokens alone. Random numbers are the same the second time."""
+    """block(tokens), of which autograd keeps the tokens alone. Random numbers are the same the second time."""
 
     def run(features: Tensor) -> Tokens:
         return block(replace(tokens, features=features))
 
     # Features are an argument because torch looks for the devices whose random numbers it must repeat among those.
-    return checkpoint(run, tokens.features, use_reentrant=False, context_fn=lambda: (nullcontext(), _again(block)))
+    return checkpoint(run, tokens.features, use_reentrant=False, context_fn=lambda: (nullcontext(), _Again(block)))
 
 
-@contextmanager
-def _again(block: nn.Module) -> Iterator[None]:
-    """Around a block's second run: no arithmetic of the model's, and no second time for running statistics."""
-    norms = [module for module in block.modules() if isinstance(module, _BatchNorm) and module.training]
-    statistics = [(buffer, buffer.clone()) for norm in norms for buffer in norm.buffers()]
-    try:
-        with uncounted():
-            yield
-    finally:
+class _Again(AbstractContextManager[None]):
+    """Around every further run of a block: no arithmetic of the model's, and no second time for running statistics."""
+
+    def __init__(self, block: nn.Module) -> None:
+        self.block = block
+
+    def __enter__(self) -> None:
+        norms = [module for module in self.block.modules() if isinstance(module, _BatchNorm) and module.training]
+        self.statistics = [(buffer, buffer.clone()) for norm in norms for buffer in norm.buffers()]
+        self.uncounted = uncounted()
+        self.uncounted.__enter__()
+
+    def __exit__(self, *problem: Any) -> None:
+        self.uncounted.__exit__(*problem)
         with torch.no_grad():
-            for buffer, before in statistics:
+            for buffer, before in self.statistics:
                 buffer.copy_(before)

@@ -41,7 +41,7 @@ class Encoder(nn.Module):
     class_token: nn.Parameter | None
     class_position: nn.Parameter | None
     activation_checkpointing = False
-    """Whether blocks run again in the backward pass, so that hardly anything is kept of them."""
+    """Whether blocks run again in the backward pass of training, so that hardly anything is kept of them."""
 
     def initialise(self) -> None:
         """Random weights: Xavier-uniform linears, zero biases; class token and position normal with sd 0.02."""
@@ -117,7 +117,7 @@ class Encoder(nn.Module):
         """Run the blocks and the final norm; patch tokens after the blocks in `keep` go into `kept`, normed too."""
         for index, block in enumerate(self.blocks):
             tokens = self._before(index, tokens)
-            if self.activation_checkpointing and torch.is_grad_enabled():
+            if self.activation_checkpointing and self.training and torch.is_grad_enabled():
                 tokens = checkpointed(block, tokens)
             else:
                 with sparing():

@@ -168,7 +168,10 @@ def test_a_node_dies(victim: str, scene: Any, cluster: TwoNodes) -> None:
 
 
 def put_back(away: Path, place: Path) -> None:
-    """As a mount does: at once, over whatever trials make there meanwhile, which nobody sees any more."""
+    """As a mount does: at once, over whatever trials make there meanwhile, which nobody sees any more.
+
+    That may be whole results: a trial whose folder has gone begins anew in another one.
+    """
     for remade in range(100):
         if place.exists():
             place.rename(away.with_name(f"remade{remade}"))

@@ -69,15 +69,19 @@ def test_a_cost_is_the_counted_work_at_an_assumed_speed_or_at_that_of_an_equal_t
 
 
 def test_blocks_that_run_again_take_time(tmp_path: Path) -> None:
-    """But are no arithmetic of the model's."""
-    plain = make_trial("linear_probe")
-    again = replace(plain, resources=Resources(activation_checkpointing=True))
-    predictions = Predictions([plain, again], gpu=True)
+    """But are no arithmetic of the model's; and a linear probe has none."""
+    trials = [
+        replace(make_trial(method), resources=Resources(activation_checkpointing=again))
+        for method in ("lora", "linear_probe")
+        for again in (False, True)
+    ]
+    predictions = Predictions(trials, gpu=True)
     predictions.complete()
     planner = Planner(predictions, hardware=Hardware("Some GPU", 10**10, {"fp32": 1e12}), store=Store(tmp_path))
-    first, second = planner.cost(plain), planner.cost(again)
-    assert first.flops == second.flops
-    assert first.seconds is not None and second.seconds is not None and second.seconds > first.seconds
+    lora, lora_again, probe, probe_again = map(planner.cost, trials)
+    assert lora.flops == lora_again.flops and probe.flops == probe_again.flops
+    assert lora.seconds is not None and lora_again.seconds is not None
+    assert 1 < lora_again.seconds / lora.seconds < 1.5 and probe.seconds == probe_again.seconds
 
 
 def test_the_whole_is_the_longest_first_on_the_slots() -> None:
@@ -127,6 +131,6 @@ train: {epochs: 1, warmup_epochs: 0, batch_size: 5120}
 def test_what_does_not_fit_is_said_and_how_it_may(tmp_path: Path) -> None:
     (tmp_path / "large.yaml").write_text(LARGE)
     words = ("plan", "large.yaml", "--gpu", "T4", "--estimate")
-    assert "too large for this GPU: 1 of 1 trial;" in " ".join(harness(*words, cwd=tmp_path).stdout.split())
+    assert "predicted too large for this GPU: 1 trial; take" in " ".join(harness(*words, cwd=tmp_path).stdout.split())
     again = harness(*words, "--set", "resources.activation_checkpointing=true", cwd=tmp_path).stdout
     assert "hours" in again and "too large" not in again

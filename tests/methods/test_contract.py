@@ -127,6 +127,22 @@ def test_activation_checkpointing_changes_no_number(case: Case) -> None:
     assert equal(*ends)
 
 
+def test_blocks_run_again_as_often_as_they_are_asked() -> None:
+    """Two backward passes through one graph; and not at all outside of training."""
+    case = Case("lora", "point_mae")
+    attached = case.build(checkpointing=True)
+    found = []
+    scores = attached.model.train()(case.clouds(4, seed=0)).square().sum()
+    for last in (False, True):
+        scores.backward(retain_graph=not last)
+        found.append([p.grad.clone() for p in attached.trainable.values() if p.grad is not None])
+        attached.model.zero_grad()
+    assert found[0] and all(map(torch.equal, *found))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.delattr("harness.models.encoder.checkpointed")
+        attached.model.eval()(case.clouds(4, seed=0)).sum().backward()
+
+
 def test_two_clouds_are_a_batch(case: Case) -> None:
     attached = case.build()
     run_steps(attached, case, steps=2, batch=2)

@@ -8,6 +8,7 @@ from harness.store import Entry, SuiteResults
 from reports import markdown
 from reports.build import leaderboard
 from reports.provenance import recipe
+from reports.trials import rows
 
 
 def entry(method: str, seed: int = 0, *, task: str = "cost", environment: dict[str, object] | None = None) -> Entry:
@@ -58,4 +59,5 @@ def test_activation_checkpointing_is_told() -> None:
     words = "1 trial had activation checkpointing"
     assert any(words in notice for notice in leaderboard(results(plain, again)).notices)
     assert not any(words in notice for notice in leaderboard(results(again)).notices)
+    assert [row["activation_checkpointing"] for row in rows(results(plain, again))] == [None, "true"]
     assert recipe(spec) == "activation checkpointing" and "checkpointing" not in recipe({})
