@@ -7,11 +7,10 @@ called (1.4 s, 150 MB).
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import ExitStack, nullcontext
 from dataclasses import replace
-from typing import Any
+from typing import Self
 
-import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.checkpoint import checkpoint
@@ -30,20 +29,17 @@ def checkpointed(block: nn.Module, tokens: Tokens) -> Tokens:
     return checkpoint(run, tokens.features, use_reentrant=False, context_fn=lambda: (nullcontext(), _Again(block)))
 
 
-class _Again(AbstractContextManager[None]):
+class _Again(ExitStack):
     """Around every further run of a block: no arithmetic of the model's, and no second time for running statistics."""
 
     def __init__(self, block: nn.Module) -> None:
+        super().__init__()
         self.block = block
 
-    def __enter__(self) -> None:
-        norms = [module for module in self.block.modules() if isinstance(module, _BatchNorm) and module.training]
-        self.statistics = [(buffer, buffer.clone()) for norm in norms for buffer in norm.buffers()]
-        self.uncounted = uncounted()
-        self.uncounted.__enter__()
-
-    def __exit__(self, *problem: Any) -> None:
-        self.uncounted.__exit__(*problem)
-        with torch.no_grad():
-            for buffer, before in self.statistics:
-                buffer.copy_(before)
+    def __enter__(self) -> Self:
+        self.enter_context(uncounted())
+        for norm in self.block.modules():
+            if isinstance(norm, _BatchNorm) and norm.training:
+                for buffer in norm.buffers():
+                    self.callback(buffer.copy_, buffer.clone())
+        return super().__enter__()
