@@ -21,7 +21,7 @@ from harness.method import Adapted, Method, Probability, Task
 from harness.models.backbone import Backbone
 from harness.models.encoder import Encoder
 from harness.models.head import Pool
-from harness.models.recompute import recomputed
+from harness.models.recompute import for_products, recomputed
 from harness.models.scale_shift import ScaleShift, ShiftedGELU, shifted
 from harness.models.transformer import Block, Tokens
 
@@ -44,7 +44,7 @@ class DynamicAdapter(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, T, C) -> (B, T, C); zero at the start."""
-        u = recomputed(self.norm, x)
+        u = for_products(self.norm, x)
         up = recomputed(self.up, self.dropout(F.gelu(self.down(u))))
         return recomputed(torch.mul, up, F.relu(self.scale(u)))
 
@@ -69,7 +69,7 @@ class DAPTBlock(nn.Module):
         block = self.block
         # DAPT adds the positions once, before the first block; Point-MAE adds them before every one.
         x = tokens.features + tokens.positions if self.first else tokens.features
-        x = x + block.drop_path(block.attn(recomputed(block.norm1, x)))
+        x = x + block.drop_path(block.attn(for_products(block.norm1, x)))
         z = recomputed(block.norm2, x)
         adapted = self.adapter(z)
         x = x + block.drop_path(block.mlp(z) + adapted)

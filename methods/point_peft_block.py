@@ -15,7 +15,7 @@ from torch.nn import functional as F
 
 from harness.geometry import Groups
 from harness.models.batchnorm import PointwiseNorm
-from harness.models.recompute import recomputed
+from harness.models.recompute import for_products, recomputed
 from harness.models.transformer import Block, DropPath, Tokens, by_heads
 
 
@@ -91,7 +91,7 @@ class LocalAttention(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(R, m, C) -> (R, m, C)."""
-        query, key, value = by_heads(self.qkv(recomputed(self.norm, x)), self.heads)
+        query, key, value = by_heads(self.qkv(for_products(self.norm, x)), self.heads)
         mixed = F.scaled_dot_product_attention(query, key, value, scale=self.scale)
         return recomputed(self.proj, mixed.transpose(1, 2).flatten(2))
 

@@ -33,6 +33,25 @@ def recomputed(function: Callable[..., Tensor], *inputs: Tensor) -> Tensor:
     return output
 
 
+def for_products(function: Callable[..., Tensor], *inputs: Tensor) -> Tensor:
+    """`recomputed`, in the type in which a product takes it: for tensors that go nowhere else.
+
+    Under autocast a layer makes such a copy itself, and one that trains keeps it: a copy that nobody could make again.
+    """
+    return recomputed(partial(_in_type, product_type(inputs[0]), function), *inputs)
+
+
+def product_type(x: Tensor) -> torch.dtype:
+    """The type in which a product takes x: autocast's where it is on."""
+    device = x.device.type
+    on = torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)
+    return torch.get_autocast_dtype(device) if on else x.dtype
+
+
+def _in_type(dtype: torch.dtype, function: Callable[..., Tensor], *inputs: Tensor) -> Tensor:
+    return function(*inputs).to(dtype)
+
+
 def sparing() -> saved_tensors_hooks:
     """A context in which autograd keeps of `recomputed` tensors what they were made of."""
     return saved_tensors_hooks(_pack, _unpack)

@@ -72,7 +72,7 @@ def shifted(operation: nn.Module, width: int) -> nn.Sequential:
 
 
 def scale_shift(x: Tensor, gamma: Tensor, beta: Tensor) -> Tensor:
-    """x * gamma + beta: x (..., C), gamma and beta (C,) -> (..., C).
+    """x * gamma + beta: x (..., C), gamma and beta (C,) -> (..., C), in the type of x, as the layer's own output has it.
 
     Made anew in the backward pass instead of being kept (`recomputed`).
     """
@@ -88,13 +88,12 @@ class _ScaleShift(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, gelu: bool, x: Tensor, gamma: Tensor, beta: Tensor) -> Tensor:
         ctx.save_for_backward(x, gamma, beta if gelu else None)
+        out = torch.empty_like(x, memory_format=torch.contiguous_format)
         if not gelu:
-            return torch.addcmul(beta, x, gamma)
-        out = torch.empty(x.shape, dtype=torch.promote_types(x.dtype, gamma.dtype), device=x.device)
+            return torch.addcmul(beta, x, gamma, out=out)
         inputs, outputs = x.flatten(0, -2), out.flatten(0, -2)
         for part in _rows(inputs):
-            shifted = torch.addcmul(beta, inputs[part], gamma, out=outputs[part])
-            torch.ops.aten.gelu.out(shifted, out=shifted)
+            outputs[part] = F.gelu(torch.addcmul(beta, inputs[part], gamma))
         return out
 
     @staticmethod
@@ -102,11 +101,11 @@ class _ScaleShift(torch.autograd.Function):
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         (x, gamma, beta), gradient = ctx.saved_tensors, gradients[0].flatten(0, -2)
         of_x = x.new_empty(x.shape) if ctx.needs_input_grad[1] else None
-        of_gamma, of_beta = torch.zeros(2, len(gamma), dtype=gradient.dtype, device=gradient.device)
-        inputs = x.flatten(0, -2)
+        inputs, wide = x.flatten(0, -2), torch.promote_types(gamma.dtype, torch.float32)
+        of_gamma, of_beta = torch.zeros(2, len(gamma), dtype=wide, device=gamma.device)
         of_inputs = of_x.view_as(inputs) if of_x is not None else None
         for part in _rows(inputs):
-            slope = gradient[part]
+            slope = gradient[part].to(wide)
             if beta is not None:
                 slope = torch.ops.aten.gelu_backward(slope, torch.addcmul(beta, inputs[part], gamma))
             of_gamma += (slope * inputs[part]).sum(0)

@@ -10,6 +10,7 @@ from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
 from harness.models.batchnorm import PointwiseNorm, slices
+from harness.models.recompute import product_type
 from harness.models.uncounted import uncounted
 
 
@@ -67,11 +68,9 @@ def patch_max(points: Tensor, outer: Tensor, *, inner: Tensor | None = None, shi
     Points (R, M, C), outer (D, C) -> (R, D); or inner (H, C), shift (R, H), outer (D, H). Some patches at a time, in
     the backward pass again: nothing of R * M * H or R * M * D is ever kept or made whole.
     """
-    device = points.device.type
-    if torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device):  # also for the backward pass
-        dtype = torch.get_autocast_dtype(device)
-        points, outer = points.to(dtype), outer.to(dtype)
-        inner, shift = (None if each is None else each.to(dtype) for each in (inner, shift))
+    dtype = product_type(points)  # of the backward pass too
+    points, outer = points.to(dtype), outer.to(dtype)
+    inner, shift = (None if each is None else each.to(dtype) for each in (inner, shift))
     best: Tensor = _PatchMax.apply(points, outer, inner, shift)
     return best
 

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from harness.geometry import Groups
-from harness.models.recompute import recomputed
+from harness.models.recompute import for_products, recomputed
 
 
 @dataclass(frozen=True)
@@ -166,6 +166,6 @@ class Block(nn.Module):
     def forward(self, tokens: Tokens) -> Tokens:
         """One block: attention and feed-forward branches on features plus positions."""
         x = tokens.features + tokens.positions
-        x = x + self.drop_path(self.attn(recomputed(self.norm1, x), tokens.mask))
-        x = x + self.drop_path(self.mlp(recomputed(self.norm2, x)))
+        x = x + self.drop_path(self.attn(for_products(self.norm1, x), tokens.mask))
+        x = x + self.drop_path(self.mlp(for_products(self.norm2, x)))
         return replace(tokens, features=x)

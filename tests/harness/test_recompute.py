@@ -7,7 +7,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from harness.models.recompute import recomputed, sparing
+from harness.measure.estimate import Ledger
+from harness.models.recompute import for_products, recomputed, sparing
 
 
 def network(x: Tensor, scale: Tensor, weight: Tensor) -> Tensor:
@@ -85,6 +86,23 @@ def test_in_low_precision_it_is_made_as_it_was() -> None:
             y = layer(recomputed(torch.mul, recomputed(norm, x), layer(x).mean()))
         gradients.append(torch.autograd.grad(y.sum(), [x, *layer.parameters()]))
     assert all(torch.equal(a, b) for a, b in zip(*gradients, strict=True))
+
+
+@pytest.mark.parametrize("low", [True, False])
+def test_of_what_goes_into_products_no_layer_keeps_a_copy_in_low_precision(low: bool) -> None:
+    norm, layers = nn.LayerNorm(8), [nn.Linear(8, 4) for _ in range(2)]
+    x = torch.randn(3, 8, requires_grad=True) * 1
+    outcomes, kept = [], []
+    for made in (recomputed, for_products):
+        with torch.autocast("cpu", torch.bfloat16, enabled=low), sparing(), Ledger() as ledger:
+            z = made(norm, x)
+            scores = [layer(z) for layer in layers]
+            del z
+            kept.append(ledger.alive.total())
+        gradients = torch.autograd.grad(torch.cat(scores).sum(), [p for layer in layers for p in layer.parameters()])
+        outcomes.append([*scores, *gradients])
+    assert all(torch.equal(a, b) for a, b in zip(*outcomes, strict=True))
+    assert kept[0] - kept[1] == (len(layers) * x.numel() * 2 if low else 0)
 
 
 def test_a_change_in_between_is_noticed() -> None:
