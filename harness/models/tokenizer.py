@@ -82,13 +82,13 @@ class _PatchMax(torch.autograd.Function):
     def forward(ctx: Any, points: Tensor, outer: Tensor, inner: Tensor | None, shift: Tensor | None) -> Tensor:
         learns = any(ctx.needs_input_grad)
         best = points.new_empty(len(points), len(outer))
-        where = torch.empty_like(best, dtype=torch.long) if learns else None
+        where = torch.empty_like(best, dtype=torch.int32) if learns else None
         for part in _parts(points, outer):
             values = F.linear(_inside(points, inner, shift, part), outer)
             if where is None:
                 torch.amax(values, 1, out=best[part])
             else:
-                torch.max(values, 1, out=(best[part], where[part]))
+                best[part], where[part] = values.max(1)
         ctx.save_for_backward(points, outer, inner, shift, where)
         return best
 
@@ -106,7 +106,7 @@ class _PatchMax(torch.autograd.Function):
             with uncounted():  # made again
                 inside = _inside(points, inner, shift, part)
             gradient = gradients[0].new_zeros(*inside.shape[:2], len(outer))
-            gradient.scatter_(1, where[part][:, None], gradients[0][part][:, None])
+            gradient.scatter_(1, where[part][:, None].long(), gradients[0][part][:, None])
             if of_outer is not None:
                 of_outer += gradient.flatten(0, 1).T @ inside.flatten(0, 1)
             if not (for_points or for_inner or for_shift):
