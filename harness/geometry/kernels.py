@@ -19,6 +19,11 @@ MOST_POINTS = 8192
 """Of a cloud, which stays in a program's registers."""
 OUTSIDE = -2.0
 """Distance of places behind a cloud's last point: below every candidate's and everyone's."""
+OPTIONS = {
+    "num_warps": 8,
+    "enable_fp_fusion": False,  # a fused product and sum rounds once, torch's two operations twice: other picks
+}
+"""What the kernel is compiled with."""
 Sampler = Callable[[Tensor, Tensor, Tensor, int], Tensor]
 
 
@@ -62,8 +67,7 @@ def farthest(planes: Tensor, distance: Tensor, first: Tensor, count: int) -> Ten
             count,
             BLOCK=triton.next_power_of_2(total),
             OUTSIDE=OUTSIDE,
-            num_warps=8,
-            enable_fp_fusion=False,  # a fused product and sum rounds once, torch's two operations twice: other picks
+            **OPTIONS,
         )
     return picks
 

@@ -72,7 +72,7 @@ def shifted(operation: nn.Module, width: int) -> nn.Sequential:
 
 
 def scale_shift(x: Tensor, gamma: Tensor, beta: Tensor) -> Tensor:
-    """x * gamma + beta: x (..., C), gamma and beta (C,) -> (..., C), in the type of x, as the layer's own output has it.
+    """x * gamma + beta: x (..., C), gamma and beta (C,) -> (..., C) in the type of x.
 
     Made anew in the backward pass instead of being kept (`recomputed`).
     """

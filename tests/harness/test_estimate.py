@@ -26,7 +26,7 @@ def tiny(method: str) -> Trial:
     return replace(make_trial(method, points=512, batch=16), backbone=PointMAE(preset="tiny"))
 
 
-def true_peak(trial: Trial) -> int:
+def true_peak(trial: Trial, *, bf16: bool = False) -> int:
     """Bytes of torch's CPU allocator while a model is built and takes two steps, by the profiler."""
     task, settings = task_of(trial.dataset), trial.train
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
@@ -37,7 +37,8 @@ def true_peak(trial: Trial) -> int:
         optimizer = AdamW(attached.optimizer_groups(settings.weight_decay), lr=1e-3, fused=True)
         for _ in range(2):
             batch = task.random_batch(trial, settings.batch_size)
-            loss = task.loss(attached.model(*batch.inputs), batch.targets, settings)
+            with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
+                loss = task.loss(attached.model(*batch.inputs), batch.targets, settings)
             optimizer.zero_grad()
             loss.backward()
             torch.nn.utils.clip_grad_norm_(attached.trainable.values(), settings.clip_norm)
@@ -76,9 +77,11 @@ def test_what_is_done_by_slices_takes_larger_ones_on_a_gpu() -> None:
 
 
 @pytest.mark.slow
-def test_every_method_is_within_the_tolerance_and_in_its_order() -> None:
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_every_method_is_within_the_tolerance_and_in_its_order(precision: str) -> None:
     trials = [tiny(name) for name in registry.names("methods")]
-    true, estimated = [true_peak(trial) for trial in trials], [predicted(trial).total for trial in trials]
+    true = [true_peak(trial, bf16=precision == "bf16") for trial in trials]
+    estimated = [predicted(trial, precision).total for trial in trials]
     ratios = {trial.method_name: e / t for trial, e, t in zip(trials, estimated, true, strict=True)}
     assert all(abs(ratio - 1) <= TOLERANCE for ratio in ratios.values()), ratios
     assert kendalltau(true, estimated).statistic >= 0.9

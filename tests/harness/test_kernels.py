@@ -6,6 +6,7 @@ import importlib
 import os
 import subprocess
 import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -71,6 +72,25 @@ def test_interpreted_it_is_not_used_where_it_gives_other_indices_or_none(monkeyp
         kernels.sampler.cache_clear()
         monkeypatch.setattr(kernels, "farthest", kernel)
         assert kernels.sampler(torch.device("cpu"), sampling._plain) is None
+
+
+@pytest.mark.skipif(INTERPRETED, reason="nothing is compiled to be interpreted")
+@pytest.mark.parametrize("capability", [75, 80, 90, 120])
+def test_it_compiles_for_gpus_to_products_and_sums_that_are_not_fused(
+    capability: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Down to machine code, which takes no GPU; for the largest clouds too without a register in memory."""
+    compiler = pytest.importorskip("triton.compiler")
+    target = importlib.import_module("triton.backends.compiler").GPUTarget("cuda", capability, 32)
+    kernels = importlib.import_module(MODULE)
+    monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
+    types = dict.fromkeys(("planes", "start"), "*fp32") | dict.fromkeys(("first", "picks"), "*i64")
+    types |= dict.fromkeys(("batch", "total", "count"), "i32") | dict.fromkeys(("BLOCK", "OUTSIDE"), "constexpr")
+    constants = {"BLOCK": kernels.MOST_POINTS, "OUTSIDE": kernels.OUTSIDE}
+    source = compiler.ASTSource(kernels._farthest, signature=types, constexprs=constants)
+    code = compiler.compile(source, target=target, options=kernels.OPTIONS).asm["sass"]
+    assert "FMUL" in code and "FADD" in code and "FFMA" not in code
+    assert "STL" not in code
 
 
 def test_without_a_gpu_it_is_not_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:

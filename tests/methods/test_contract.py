@@ -19,12 +19,14 @@ import pytest
 import torch
 from safetensors.torch import load, load_file, save
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from harness import registry
 from harness.method import Adapted, Attached, Method, Task, misfits
 from harness.models.encoder import Encoder
 from harness.models.tokenizer import Tokenizer
 from harness.models.transformer import Tokens
+from tests.elsewhere import Elsewhere
 from tests.methods.cases import CASES, TASK, Case, step
 from tests.methods.two_processes import WORLD, train
 from tests.waiting import Waiting
@@ -127,6 +129,16 @@ def test_activation_checkpointing_changes_no_number(case: Case) -> None:
     assert equal(*ends)
 
 
+def test_a_step_stays_on_its_device(case: Case) -> None:
+    """Nothing is made or left on the CPU. The meta device knows no values, so this is a GPU's test without a GPU."""
+    model = case.build().model.to("meta").train()
+    clouds, labels = case.clouds(6, seed=0).to("meta"), torch.empty(6, dtype=torch.long, device="meta")
+    with Elsewhere() as elsewhere:
+        F.cross_entropy(model(clouds), labels).backward()
+        model.eval()(clouds)
+    assert not elsewhere.seen
+
+
 def test_blocks_run_again_as_often_as_they_are_asked() -> None:
     """Two backward passes through one graph; and not at all outside of training."""
     case = Case("lora", "point_mae")
@@ -220,7 +232,7 @@ class Broken(Method):
 class BrokenPart(nn.Module):
     def __init__(self, how: str, dim: int) -> None:
         super().__init__()
-        self.how, self.hidden = how, torch.zeros(dim)
+        self.how, self.hidden, self.left = how, torch.zeros(()), torch.eye(dim)
         self.scale = nn.Parameter(torch.ones(dim))
         self.unread = nn.Parameter(torch.ones(dim))
         self.random = np.random.default_rng()
@@ -228,11 +240,13 @@ class BrokenPart(nn.Module):
     def forward(self, tokens: Tokens) -> Tokens:
         x = tokens.features * self.scale
         if self.how == "hides what it learns" and self.training:
-            self.hidden += x.detach().mean((0, 1))
+            self.hidden += x.detach().mean()
         if self.how == "draws from elsewhere":
             x = x + self.random.uniform()
         if self.how == "mixes the batch":
             x = x - x.mean(0, keepdim=True)
+        if self.how == "leaves a tensor on the CPU":
+            x = x @ self.left
         if self.how == "waits for the device" and x.amax() > 0:
             x = x + 0.1
         if self.how == "is undefined for two clouds":
@@ -252,6 +266,7 @@ class BrokenCase(Case):
         ("declares what nothing reads", test_exactly_what_is_declared_trains),
         ("calls dead what trains", test_exactly_what_is_declared_trains),
         ("waits for the device", test_exactly_what_is_declared_trains),
+        ("leaves a tensor on the CPU", test_a_step_stays_on_its_device),
         ("mixes the batch", test_predictions_do_not_depend_on_the_rest_of_the_batch),
         ("hides what it learns", test_what_changed_is_the_trained_model),
         ("draws from elsewhere", test_the_same_seed_gives_the_same_weights),
