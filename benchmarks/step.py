@@ -11,6 +11,8 @@ the same noise. OPTIONS are what the other differs in, another checkout of this 
 
     python -m benchmarks.step --method dapt --against "--method full"
     python -m benchmarks.step --method dapt --against "--checkout ../before"
+
+On a GPU stages are those of a step of their own, as taking their times means waiting for the device.
 """
 
 from __future__ import annotations
@@ -48,7 +50,7 @@ def arguments() -> argparse.ArgumentParser:
     parser.add_argument("--preset", default="base")
     parser.add_argument("--batch", type=int, default=32)
     parser.add_argument("--points", type=int, help="per cloud; the backbone's own number unless given")
-    parser.add_argument("--precision", choices=("fp32", "bf16"), default="fp32")
+    parser.add_argument("--precision", choices=("fp32", "tf32", "bf16"), default="fp32")
     parser.add_argument("--frozen-batchnorm", choices=("batch", "running"), default="batch")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--activation-checkpointing", action="store_true", help="blocks run again in the backward pass")
@@ -58,6 +60,7 @@ def arguments() -> argparse.ArgumentParser:
     parser.add_argument("--steps", type=int, default=5)
     parser.add_argument("--warmup", type=int, default=2)
     parser.add_argument("--allocator", action="store_true", help="also the CPU allocator's peak, by torch's profiler")
+    parser.add_argument("--predict", action="store_true", help="also the peak that is predicted without taking a step")
     parser.add_argument("--against", metavar="OPTIONS", help="take turns with another setting, and give the ratios")
     parser.add_argument("--json", action="store_true", help="one line of JSON instead of a table")
     parser.add_argument("--worker", action="store_true", help=argparse.SUPPRESS)
@@ -221,9 +224,14 @@ def table(found: list[dict[str, Any]], ratios: dict[str, Any] | None) -> str:
     line("share of the yardstick", lambda row: f"{row['share']:.1%}")
     line("share by CPU seconds", lambda row: f"{row['cpu_share']:.1%}")
     line("host memory's peak, GB", lambda row: f"{(row['peak_host_memory_bytes'] or 0) / 1e9:.2f}")
-    for key, name in (("peak_allocator_bytes", "allocator's"), ("peak_device_memory_bytes", "device memory's")):
+    for key, name in (
+        ("peak_allocator_bytes", "allocator's peak"),
+        ("peak_device_memory_bytes", "device memory's peak"),
+        ("reserved_device_memory_bytes", "reserved"),
+        ("predicted_memory_bytes", "predicted peak"),
+    ):
         if found[0].get(key):
-            line(f"{name} peak, GB", lambda row, key=key: f"{(row.get(key) or 0) / 1e9:.2f}")
+            line(f"{name}, GB", lambda row, key=key: f"{(row.get(key) or 0) / 1e9:.2f}")
     if ratios:
         lines += ["", "first / other: " + ", ".join(f"{name} {value:.3f}" for name, value in ratios.items())]
     return "\n".join(lines)
@@ -243,6 +251,8 @@ def work(chosen: argparse.Namespace) -> None:
 
 class Bench:
     """A model in training."""
+
+    yardstick: tuple[Any, Any, Any] | None = None
 
     def __init__(self, chosen: argparse.Namespace) -> None:
         import torch
@@ -273,11 +283,12 @@ class Bench:
             train=Train(batch_size=chosen.batch),
             protocol=Protocol(frozen_batchnorm=chosen.frozen_batchnorm),
             data=Data(points=chosen.points or backbone.default_points),
-            resources=Resources(),
+            # Older checkouts know no such setting.
+            resources=Resources(activation_checkpointing=True) if chosen.activation_checkpointing else Resources(),
         )
         settings, self.task = self.trial.train, task_of(self.trial.dataset)
         encoder = backbone.build(drop_path=settings.drop_path)
-        encoder.activation_checkpointing = chosen.activation_checkpointing  # older checkouts do not look
+        encoder.activation_checkpointing = chosen.activation_checkpointing
         self.attached = self.task.attach(
             self.trial, encoder, train_items=self.trial.dataset.train_items, head_dropout=settings.head_dropout
         )
@@ -299,10 +310,10 @@ class Bench:
             "torch": torch.__version__,
             "flops_step": self.flops.counted.train,
         }
-        self.factors = [torch.rand(YARDSTICK[:2], device=self.device), torch.rand(YARDSTICK[1:], device=self.device)]
-        self.outcome = torch.empty(YARDSTICK[0], YARDSTICK[2], device=self.device)
         if self.device.type == "cuda":
             torch.cuda.reset_peak_memory_stats()
+        else:
+            self.yardstick = self.factors()  # kept, as new memory takes time here
 
     def _watch(self) -> None:
         """Take the time of the encoder's three steps (of the instance that trains, not of copies) and of the head."""
@@ -322,6 +333,7 @@ class Bench:
     def step(self) -> None:
         """As the training loop takes it (harness.train)."""
         torch, trial = self.torch, self.trial
+        torch.set_float32_matmul_precision("high" if self.chosen.precision == "tf32" else "highest")
         with self.flops.counting():
             with torch.autocast(self.device.type, torch.bfloat16, enabled=self.chosen.precision == "bf16"):
                 loss = self.task.loss(self.model(*self.inputs), self.targets, trial.train)
@@ -335,13 +347,11 @@ class Bench:
 
     def timed(self) -> dict[str, Any]:
         """Seconds of a step and of its stages, and the yardstick right after it."""
-        self.clock.seconds.clear()
-        self.clock.cpu.clear()
-        began, cpu = self.now(), time.process_time()
-        self.step()
-        taken, cpu = self.now() - began, time.process_time() - cpu
+        on_cpu = self.device.type == "cpu"
+        taken, cpu = self.taken(stages=on_cpu)
+        staged = taken if on_cpu else self.taken(stages=True)[0]
         stages = {name: self.clock.seconds.get(name, 0.0) for name in STAGES}
-        stages["rest"] = taken - sum(stages.values())
+        stages["rest"] = staged - sum(stages.values())
         product, product_cpu = self.product()
         work = 2e-9 * YARDSTICK[0] * YARDSTICK[1] * YARDSTICK[2]
         return {
@@ -353,12 +363,27 @@ class Bench:
             "stages_cpu": {name: self.clock.cpu.get(name, 0.0) for name in STAGES},
         }
 
+    def taken(self, *, stages: bool) -> tuple[float, float]:
+        """Seconds of a step, and CPU seconds."""
+        self.clock.reset(running=stages)
+        began, cpu = self.now(), time.process_time()
+        self.step()
+        return self.now() - began, time.process_time() - cpu
+
+    def factors(self) -> tuple[Any, Any, Any]:
+        """Of the yardstick, and room for their product."""
+        shapes = YARDSTICK[:2], YARDSTICK[1:], YARDSTICK[::2]
+        first, second, outcome = (self.torch.rand(shape, device=self.device) for shape in shapes)
+        return first, second, outcome
+
     def product(self) -> tuple[float, float]:
         """Seconds of the yardstick, and CPU seconds; medians of three. By torch's own kernel, whatever trials take."""
+        self.torch.set_float32_matmul_precision("highest")
+        first, second, outcome = self.yardstick or self.factors()
         taken = []
         for _ in range(3):
             began, cpu = self.now(), time.process_time()
-            self.torch.mm(*self.factors, out=self.outcome)
+            self.torch.mm(first, second, out=outcome)
             taken.append((self.now() - began, time.process_time() - cpu))
         return statistics.median(row[0] for row in taken), statistics.median(row[1] for row in taken)
 
@@ -372,6 +397,13 @@ class Bench:
             found["reserved_device_memory_bytes"] = self.torch.cuda.max_memory_reserved()
         elif self.chosen.allocator:
             found["peak_allocator_bytes"] = self.allocator_peak()
+        if self.chosen.predict:
+            from harness.measure.estimate import estimate_memory
+
+            precision = "bf16" if self.chosen.precision == "bf16" else "fp32"
+            found["predicted_memory_bytes"] = estimate_memory(
+                self.trial, precision=precision, device=self.device.type
+            ).total
         return found
 
     def allocator_peak(self) -> int:
@@ -396,11 +428,19 @@ class Clock:
 
     def __init__(self, now: Callable[[], float]) -> None:
         self.now = now
+        self.reset(running=True)
+
+    def reset(self, *, running: bool) -> None:
+        """Begin at zero; one that does not run stands there."""
+        self.running = running
         self.seconds, self.cpu = defaultdict[str, float](float), defaultdict[str, float](float)
 
     @contextmanager
     def stage(self, name: str) -> Iterator[None]:
         """Around what belongs to a stage."""
+        if not self.running:
+            yield
+            return
         began, cpu = self.now(), time.process_time()
         yield
         self.seconds[name] += self.now() - began

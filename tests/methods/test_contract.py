@@ -25,7 +25,7 @@ from harness import registry
 from harness.method import Adapted, Attached, Method, Task, misfits
 from harness.models.encoder import Encoder
 from harness.models.tokenizer import Tokenizer
-from harness.models.transformer import Tokens
+from harness.models.transformer import DropPath, Tokens
 from tests.elsewhere import Elsewhere
 from tests.methods.cases import CASES, TASK, Case, step
 from tests.methods.two_processes import WORLD, train
@@ -137,6 +137,31 @@ def test_a_step_stays_on_its_device(case: Case) -> None:
         F.cross_entropy(model(clouds), labels).backward()
         model.eval()(clouds)
     assert not elsewhere.seen
+
+
+@pytest.mark.parametrize(
+    "device",
+    ["cpu", pytest.param("cuda", marks=pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU"))],
+)
+def test_a_step_is_the_same_elsewhere(case: Case, device: str) -> None:
+    """In fp32, whatever the device's kernels; on the CPU itself: but for chance, which is shut off, there is none."""
+    outcomes = []
+    for place, seed in (("cpu", 1), (device, 2)):
+        attached = case.build()
+        for part in attached.model.modules():
+            if isinstance(part, nn.Dropout):
+                part.p = 0.0
+            elif isinstance(part, DropPath):
+                part.rate = 0.0
+        model, trainable = attached.model.to(place).train(), attached.trainable
+        torch.manual_seed(seed)
+        scores = model(case.clouds(6, seed=0).to(place))
+        F.cross_entropy(scores, torch.arange(6, device=place) % TASK.classes).backward()
+        gradients = {name: parameter.grad for name, parameter in trainable.items() if parameter.grad is not None}
+        outcomes.append({"scores": scores.detach().cpu()} | {name: value.cpu() for name, value in gradients.items()})
+    for name, expected in outcomes[0].items():
+        scale = expected.abs().max().item()
+        torch.testing.assert_close(outcomes[1][name], expected, rtol=1e-2, atol=1e-3 * scale + 1e-6, msg=name)
 
 
 def test_blocks_run_again_as_often_as_they_are_asked() -> None:
