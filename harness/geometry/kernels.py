@@ -14,6 +14,7 @@ import torch
 import triton
 import triton.language as tl
 from torch import Tensor
+from torch.nn import functional as F
 
 MOST_POINTS = 8192
 """Of a cloud, which stays in a program's registers."""
@@ -74,12 +75,19 @@ def farthest(planes: Tensor, distance: Tensor, first: Tensor, count: int) -> Ten
 
 @cache
 def sampler(device: torch.device, plain: Sampler) -> Sampler | None:
-    """The kernel for a device, if it gives what `plain` gives on clouds with ties, copies and no candidates."""
+    """The kernel for a device, if it gives what `plain` gives on clouds with ties, copies and no candidates.
+
+    And on spheres seen from their centre, where rounding alone says who is farthest: there are compilers that fuse all
+    the same (Triton 3.6 for compute capability 12.0).
+    """
     generator = torch.Generator().manual_seed(0)
-    planes = torch.randint(-3, 4, (3, 4, 300), generator=generator).div(4)
-    planes[:, 2:] = torch.rand(3, 2, 300, generator=generator) - 0.5
+    planes = torch.randint(-3, 4, (3, 6, 300), generator=generator).div(4)
+    planes[:, 2:4] = torch.rand(3, 2, 300, generator=generator) - 0.5
+    centre = torch.tensor([0.3, -0.4, 0.2])[:, None, None]
+    planes[:, 4:] = centre + F.normalize(torch.randn(3, 2, 300, generator=generator), dim=0)
+    first = torch.arange(6)
+    planes[:, [4, 5], [4, 5]] = centre[:, 0]
     distance = torch.where(planes.square().sum(0) < 0.1, -1.0, 1e10)
-    first = torch.arange(4)
     given = (planes.to(device), distance.to(device), first.to(device), 64)
     try:
         same = torch.equal(farthest(*given), plain(*given))

@@ -65,10 +65,20 @@ def test_interpreted_it_is_not_used_where_it_gives_other_indices_or_none(monkeyp
     def one_off(*given: Any) -> Tensor:
         return sampling._plain(*given).roll(1)
 
+    def fused(planes: Tensor, distance: Tensor, first: Tensor, count: int) -> Tensor:
+        """Sums rounded once with the products in them, as by fused operations: in 64 bits products are exact."""
+        picks = [first]
+        for _ in range(count - 1):
+            x, y, z = planes - planes.gather(2, picks[-1].expand(3, -1)[..., None])
+            sum_of_two = (x.double() * x.double() + y * y).float()
+            distance = torch.minimum(distance, (z.double() * z.double() + sum_of_two).float())
+            picks.append(distance.argmax(1))
+        return torch.stack(picks, 1)
+
     def broken(*given: Any) -> Tensor:
         raise RuntimeError("no C compiler")
 
-    for kernel in (one_off, broken):
+    for kernel in (one_off, fused, broken):
         kernels.sampler.cache_clear()
         monkeypatch.setattr(kernels, "farthest", kernel)
         assert kernels.sampler(torch.device("cpu"), sampling._plain) is None
