@@ -29,7 +29,8 @@ from harness.geometry import farthest_points, sampling
 
 PAPER = {"full": 16.0, "dapt": 10.4}
 """GB at batch 512 (DAPT, arXiv 2403.01439, figure 2c, which names neither data nor tool)."""
-SAMPLES = ((2048, 128), (8192, 512))
+POINTS = 2048
+SAMPLES = ((POINTS, 128), (8192, 512))
 """Points of a cloud, and picks."""
 ROUNDS = 5
 
@@ -37,7 +38,7 @@ ROUNDS = 5
 def main() -> None:
     """Measure, and print as it goes."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.gpu", description=(__doc__ or "").split("\n")[0])
-    parser.add_argument("--device", default="cuda")
+    parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda")
     parser.add_argument("--methods", nargs="+", default=["full", "dapt", "lora", "point_peft"])
     parser.add_argument("--batches", nargs="+", type=int, default=[32, 512])
     parser.add_argument("--precisions", nargs="+", default=["fp32", "tf32", "bf16"])
@@ -49,7 +50,7 @@ def main() -> None:
     if chosen.device == "cuda" and not torch.cuda.is_available():
         parser.error("no CUDA device here; --device cpu only tries whether this works")
     name = torch.cuda.get_device_name() if chosen.device == "cuda" else chosen.device
-    print(f"{name}, torch {torch.__version__}, Point-MAE `{chosen.preset}`, 2048 points\n", flush=True)
+    print(f"{name}, torch {torch.__version__}, Point-MAE `{chosen.preset}`, {POINTS} points\n", flush=True)
     steps(chosen)
     samples(chosen)
 
@@ -75,7 +76,8 @@ def steps(chosen: argparse.Namespace) -> None:
     peaks: dict[tuple[int, str], dict[str, int]] = defaultdict(dict)
     for batch, precision, method in product(chosen.batches, chosen.precisions, chosen.methods):
         options = ["--method", method, "--batch", str(batch), "--precision", precision, "--device", chosen.device]
-        found = step(step_arguments().parse_args([*options, "--preset", chosen.preset, "--predict"]), chosen.steps)
+        options += ["--points", str(POINTS), "--preset", chosen.preset, "--predict"]
+        found = step(step_arguments().parse_args(options), chosen.steps)
         if found is None:
             row(method, batch, precision, "did not end, see above", *[None] * 3)
             continue

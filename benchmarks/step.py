@@ -60,7 +60,7 @@ def arguments() -> argparse.ArgumentParser:
     parser.add_argument("--steps", type=int, default=5)
     parser.add_argument("--warmup", type=int, default=2)
     parser.add_argument("--allocator", action="store_true", help="also the CPU allocator's peak, by torch's profiler")
-    parser.add_argument("--predict", action="store_true", help="also the peak that is predicted without taking a step")
+    parser.add_argument("--predict", action="store_true", help="also the predicted peak (not of older checkouts)")
     parser.add_argument("--against", metavar="OPTIONS", help="take turns with another setting, and give the ratios")
     parser.add_argument("--json", action="store_true", help="one line of JSON instead of a table")
     parser.add_argument("--worker", action="store_true", help=argparse.SUPPRESS)
@@ -197,7 +197,7 @@ def compare(first: dict[str, Any], other: dict[str, Any]) -> dict[str, Any]:
     """The first's numbers over the other's; time as the median over pairs of steps."""
     pairs = [a / b for a, b in zip(first["times"], other["times"], strict=True)]
     ratios: dict[str, Any] = {"step_time_s": statistics.median(pairs)}
-    keys = ("cpu_time_s", "flops_step", "peak_host_memory_bytes", "peak_allocator_bytes", "peak_device_memory_bytes")
+    keys = ["cpu_time_s", "flops_step", *(key for key in first if key.endswith("_memory_bytes"))]
     ratios |= {key: first[key] / other[key] for key in keys if first.get(key) and other.get(key)}
     return ratios
 

@@ -13,13 +13,13 @@ from __future__ import annotations
 from collections import Counter
 from typing import Any
 
-from torch import Tensor
+from torch import Generator, Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 
 class Elsewhere(TorchDispatchMode):
-    """Counts operations that take or make a tensor on a CPU, by name, in forward and backward passes."""
+    """Counts operations that take or make a tensor on a CPU, or take its random numbers, by name, in both passes."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -27,7 +27,11 @@ class Elsewhere(TorchDispatchMode):
 
     def __torch_dispatch__(self, operation: Any, types: Any, given: Any = (), named: Any = None) -> Any:
         outcome = operation(*given, **(named or {}))
-        tensors = [each for each in tree_leaves((given, named, outcome)) if isinstance(each, Tensor)]
-        if any(each.dim() and each.device.type == "cpu" for each in tensors):
+        if any(map(on_cpu, tree_leaves((given, named, outcome)))):
             self.seen[operation._schema.name.removeprefix("aten::")] += 1
         return outcome
+
+
+def on_cpu(each: Any) -> bool:
+    """Whether it is a tensor or a generator of a CPU."""
+    return (isinstance(each, Generator) or (isinstance(each, Tensor) and each.dim() > 0)) and each.device.type == "cpu"

@@ -77,16 +77,16 @@ def farthest(planes: Tensor, distance: Tensor, first: Tensor, count: int) -> Ten
 def sampler(device: torch.device, plain: Sampler) -> Sampler | None:
     """The kernel for a device, if it gives what `plain` gives on clouds with ties, copies and no candidates.
 
-    And on spheres seen from their centre, where rounding alone says who is farthest: there are compilers that fuse all
-    the same (Triton 3.6 for compute capability 12.0).
+    And on spheres seen from their centre, where rounding alone says who is farthest of the first: there are compilers
+    that fuse all the same (Triton 3.6 for compute capability 12.0).
     """
     generator = torch.Generator().manual_seed(0)
-    planes = torch.randint(-3, 4, (3, 6, 300), generator=generator).div(4)
+    planes = torch.randint(-3, 4, (3, 10, 300), generator=generator).div(4)
     planes[:, 2:4] = torch.rand(3, 2, 300, generator=generator) - 0.5
     centre = torch.tensor([0.3, -0.4, 0.2])[:, None, None]
-    planes[:, 4:] = centre + F.normalize(torch.randn(3, 2, 300, generator=generator), dim=0)
-    first = torch.arange(6)
-    planes[:, [4, 5], [4, 5]] = centre[:, 0]
+    planes[:, 4:] = centre + F.normalize(torch.randn(3, 6, 300, generator=generator), dim=0)
+    first = torch.arange(10)
+    planes[:, first[4:], first[4:]] = centre[:, 0]
     distance = torch.where(planes.square().sum(0) < 0.1, -1.0, 1e10)
     given = (planes.to(device), distance.to(device), first.to(device), 64)
     try:

@@ -42,10 +42,10 @@ def for_products(function: Callable[..., Tensor], *inputs: Tensor) -> Tensor:
 
 
 def product_type(x: Tensor) -> torch.dtype:
-    """The type in which a product takes x: autocast's where it is on."""
+    """The type in which a product takes x: autocast's where it is on, which leaves 64 bits alone."""
     device = x.device.type
     on = torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)
-    return torch.get_autocast_dtype(device) if on else x.dtype
+    return torch.get_autocast_dtype(device) if on and x.dtype != torch.float64 else x.dtype
 
 
 def _in_type(dtype: torch.dtype, function: Callable[..., Tensor], *inputs: Tensor) -> Tensor:

@@ -92,8 +92,12 @@ class _ScaleShift(torch.autograd.Function):
         if not gelu:
             return torch.addcmul(beta, x, gamma, out=out)
         inputs, outputs = x.flatten(0, -2), out.flatten(0, -2)
+        in_place = out.dtype == torch.promote_types(x.dtype, gamma.dtype)  # else rounded once, in the end
         for part in _rows(inputs):
-            outputs[part] = F.gelu(torch.addcmul(beta, inputs[part], gamma))
+            shifted = torch.addcmul(beta, inputs[part], gamma, out=outputs[part] if in_place else None)
+            torch.ops.aten.gelu.out(shifted, out=shifted)
+            if not in_place:
+                outputs[part] = shifted
         return out
 
     @staticmethod

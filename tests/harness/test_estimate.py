@@ -1,5 +1,6 @@
 """Predicted peaks of memory against those that the allocator of the CPU really saw."""
 
+import sys
 from dataclasses import replace
 
 import pytest
@@ -12,6 +13,7 @@ from harness.build import set_training
 from harness.measure.estimate import Estimate, estimate_memory
 from harness.measure.flops import step_flops
 from harness.models.point_mae import PointMAE
+from harness.models.recompute import for_products, recomputed
 from harness.optimizer import AdamW
 from harness.settings import Resources, Train
 from harness.tasks import task_of
@@ -111,6 +113,15 @@ def test_a_larger_batch_takes_more_and_a_lower_precision_less() -> None:
     whole, half = predicted(large), predicted(large, "bf16")
     assert many.parameters == few.parameters == half.parameters
     assert half.total < whole.total
+
+
+@pytest.mark.parametrize("method", ["full", "lora", "dapt", "point_peft"])
+def test_in_low_precision_what_goes_into_products_is_not_kept(method: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    trial = make_trial(method, batch=32)
+    kept = predicted(trial, "bf16").activations
+    for module in [each for each in sys.modules.values() if getattr(each, "for_products", None) is for_products]:
+        monkeypatch.setattr(module, "for_products", recomputed)
+    assert kept < 0.98 * predicted(trial, "bf16").activations
 
 
 def test_processes_share_the_batch() -> None:

@@ -11,7 +11,7 @@ import sys
 import time
 from collections.abc import Callable
 from dataclasses import replace
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 
 import numpy as np
@@ -144,8 +144,11 @@ def test_a_step_stays_on_its_device(case: Case) -> None:
     ["cpu", pytest.param("cuda", marks=pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU"))],
 )
 def test_a_step_is_the_same_elsewhere(case: Case, device: str) -> None:
-    """In fp32, whatever the device's kernels; on the CPU itself: but for chance, which is shut off, there is none."""
-    outcomes = []
+    """On a GPU as on the CPU, in fp32 and without dropout; on the CPU again, whatever the seed.
+
+    Gradients as a whole: of equals and near-equals another may be the maximum, which moves some of them.
+    """
+    scores, gradients = [], []
     for place, seed in (("cpu", 1), (device, 2)):
         attached = case.build()
         for part in attached.model.modules():
@@ -153,15 +156,15 @@ def test_a_step_is_the_same_elsewhere(case: Case, device: str) -> None:
                 part.p = 0.0
             elif isinstance(part, DropPath):
                 part.rate = 0.0
-        model, trainable = attached.model.to(place).train(), attached.trainable
+        model = attached.model.to(place).train()
         torch.manual_seed(seed)
-        scores = model(case.clouds(6, seed=0).to(place))
-        F.cross_entropy(scores, torch.arange(6, device=place) % TASK.classes).backward()
-        gradients = {name: parameter.grad for name, parameter in trainable.items() if parameter.grad is not None}
-        outcomes.append({"scores": scores.detach().cpu()} | {name: value.cpu() for name, value in gradients.items()})
-    for name, expected in outcomes[0].items():
-        scale = expected.abs().max().item()
-        torch.testing.assert_close(outcomes[1][name], expected, rtol=1e-2, atol=1e-3 * scale + 1e-6, msg=name)
+        scores.append(model(case.clouds(6, seed=0).to(place)).cpu())
+        F.cross_entropy(scores[-1], torch.arange(6) % TASK.classes).backward()
+        gradients.append({name: p.grad.cpu() for name, p in attached.trainable.items() if p.grad is not None})
+    torch.testing.assert_close(scores[1], scores[0], rtol=1e-3, atol=1e-3)
+    assert gradients[0].keys() == gradients[1].keys()
+    first, second = (torch.cat([value.flatten() for value in each.values()]) for each in gradients)
+    assert torch.linalg.norm(second - first) <= 0.1 * torch.linalg.norm(first)
 
 
 def test_blocks_run_again_as_often_as_they_are_asked() -> None:
@@ -261,17 +264,20 @@ class BrokenPart(nn.Module):
         self.scale = nn.Parameter(torch.ones(dim))
         self.unread = nn.Parameter(torch.ones(dim))
         self.random = np.random.default_rng()
+        self.generator = torch.Generator()
 
     def forward(self, tokens: Tokens) -> Tokens:
         x = tokens.features * self.scale
         if self.how == "hides what it learns" and self.training:
             self.hidden += x.detach().mean()
         if self.how == "draws from elsewhere":
-            x = x + self.random.uniform()
+            x = x + self.random.uniform() * x.roll(1, -1)
         if self.how == "mixes the batch":
             x = x - x.mean(0, keepdim=True)
         if self.how == "leaves a tensor on the CPU":
             x = x @ self.left
+        if self.how == "draws on the CPU":
+            x = x + torch.rand(1, generator=self.generator, device=x.device)
         if self.how == "waits for the device" and x.amax() > 0:
             x = x + 0.1
         if self.how == "is undefined for two clouds":
@@ -292,6 +298,8 @@ class BrokenCase(Case):
         ("calls dead what trains", test_exactly_what_is_declared_trains),
         ("waits for the device", test_exactly_what_is_declared_trains),
         ("leaves a tensor on the CPU", test_a_step_stays_on_its_device),
+        ("draws on the CPU", test_a_step_stays_on_its_device),
+        ("draws from elsewhere", partial(test_a_step_is_the_same_elsewhere, device="cpu")),
         ("mixes the batch", test_predictions_do_not_depend_on_the_rest_of_the_batch),
         ("hides what it learns", test_what_changed_is_the_trained_model),
         ("draws from elsewhere", test_the_same_seed_gives_the_same_weights),
