@@ -12,11 +12,9 @@ from __future__ import annotations
 
 import argparse
 import json
-import statistics
 import sys
-import time
 from collections import defaultdict
-from collections.abc import Callable
+from functools import partial
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -26,13 +24,13 @@ import torch
 from benchmarks.step import Worker, measure
 from benchmarks.step import arguments as step_arguments
 from harness.geometry import farthest_points, sampling
+from harness.measure.latency import latency
 
 PAPER = {"full": 16.0, "dapt": 10.4}
 """GB at batch 512 (DAPT, arXiv 2403.01439, figure 2c, which names neither data nor tool)."""
 POINTS = 2048
 SAMPLES = ((POINTS, 128), (8192, 512))
 """Points of a cloud, and picks."""
-ROUNDS = 5
 
 
 def main() -> None:
@@ -112,27 +110,14 @@ def samples(chosen: argparse.Namespace) -> None:
     for clouds, (points, picks) in product(chosen.clouds, SAMPLES):
         cloud = torch.rand(clouds, points, 3, generator=torch.Generator().manual_seed(0)).to(chosen.device) - 0.5
         kernel = chooses(cloud.permute(2, 0, 1)) is not sampling._plain
-        taken, as_taken = timed(chosen.device, farthest_points, cloud, picks)
+        sample = partial(farthest_points, count=picks)
+        taken, as_taken = latency(sample, [cloud]), sample(cloud)
         sampling._sampler = lambda planes: sampling._plain
-        plain, as_plain = timed(chosen.device, farthest_points, cloud, picks)
+        plain, as_plain = latency(sample, [cloud]), sample(cloud)
         sampling._sampler = chooses
         same = torch.equal(as_plain, as_taken)
         keep(chosen, what="farthest", clouds=clouds, points=points, picks=picks, plain=plain, taken=taken, same=same)
         row(clouds, points, picks, f"{1e3 * plain:.2f}", f"{1e3 * taken:.2f}", kernel, same)
-
-
-def timed(device: str, function: Callable[..., Any], *given: Any) -> tuple[float, Any]:
-    """Median seconds of a call, waiting for the device, after one that compiles; and what it gave."""
-    outcome, taken = function(*given), []
-    for _ in range(ROUNDS):
-        if device == "cuda":
-            torch.cuda.synchronize()
-        began = time.perf_counter()
-        outcome = function(*given)
-        if device == "cuda":
-            torch.cuda.synchronize()
-        taken.append(time.perf_counter() - began)
-    return statistics.median(taken), outcome
 
 
 if __name__ == "__main__":

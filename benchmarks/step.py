@@ -197,7 +197,7 @@ def compare(first: dict[str, Any], other: dict[str, Any]) -> dict[str, Any]:
     """The first's numbers over the other's; time as the median over pairs of steps."""
     pairs = [a / b for a, b in zip(first["times"], other["times"], strict=True)]
     ratios: dict[str, Any] = {"step_time_s": statistics.median(pairs)}
-    keys = ["cpu_time_s", "flops_step", *(key for key in first if key.endswith("_memory_bytes"))]
+    keys = ["cpu_time_s", "flops_step", *(key for key in first if key.endswith("_bytes"))]
     ratios |= {key: first[key] / other[key] for key in keys if first.get(key) and other.get(key)}
     return ratios
 

@@ -14,7 +14,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.dropout import _DropoutNd
 
 from harness import registry
 from harness.build import set_training
@@ -24,7 +23,7 @@ from harness.models.backbone import Backbone
 from harness.models.encoder import Renames
 from harness.models.head import classification_loss
 from harness.models.official import official_name, renamed
-from harness.models.transformer import DropPath
+from harness.models.transformer import without_chance
 from harness.recorded import NOT_NEEDED, Part, Record
 from harness.spellings import in_our_words
 
@@ -167,11 +166,7 @@ def _assemble(record: Record) -> _Assembled:
     task = Task(head.classes, train_items=1 if bank is None else bank.shape[-1])
     encoder = backbone.build(drop_path=declared.encoder.drop_path)
     attached = attach(method, encoder, task, head=record.head_kind)
-    for module in attached.model.modules():
-        if isinstance(module, DropPath):
-            module.rate = 0.0
-        elif isinstance(module, _DropoutNd):
-            module.p = 0.0
+    without_chance(attached.model)
     query = _remember(attached.model.encoder, record)
     own = [name for name in attached.model.state_dict() if name != "encoder.bank"]
     names = {name: official_name(name, method, encoder) for name in own}

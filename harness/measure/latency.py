@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 BATCHES = (1, 32)
 """Clouds per batch: `time.latency` and `time.latency_32`."""
@@ -16,7 +17,7 @@ TIMES = {"cpu": 3, "cuda": 20}
 
 
 @torch.inference_mode()
-def latency(model: nn.Module, inputs: Sequence[Tensor]) -> float:
+def latency(model: Callable[..., Any], inputs: Sequence[Tensor]) -> float:
     """Median seconds of a forward pass on a batch that lies on its device, until the scores are there."""
     device = inputs[0].device
     taken = []

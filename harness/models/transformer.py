@@ -12,6 +12,7 @@ from typing import Self
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.nn.modules.dropout import _DropoutNd
 
 from harness.geometry import Groups
 from harness.models.recompute import for_products, recomputed
@@ -101,6 +102,15 @@ class DropPath(nn.Module):
         keep = 1 - self.rate
         shape = (branch.shape[0],) + (1,) * (branch.ndim - 1)
         return recomputed(torch.mul, branch, branch.new_empty(shape).bernoulli_(keep).div_(keep))
+
+
+def without_chance(model: nn.Module) -> None:
+    """Shut off dropout and drop path, in training mode too, in place."""
+    for part in model.modules():
+        if isinstance(part, DropPath):
+            part.rate = 0.0
+        elif isinstance(part, _DropoutNd):
+            part.p = 0.0
 
 
 def by_heads(qkv: Tensor, heads: int) -> tuple[Tensor, Tensor, Tensor]:

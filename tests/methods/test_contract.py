@@ -25,7 +25,7 @@ from harness import registry
 from harness.method import Adapted, Attached, Method, Task, misfits
 from harness.models.encoder import Encoder
 from harness.models.tokenizer import Tokenizer
-from harness.models.transformer import DropPath, Tokens
+from harness.models.transformer import Tokens, without_chance
 from tests.elsewhere import Elsewhere
 from tests.methods.cases import CASES, TASK, Case, step
 from tests.methods.two_processes import WORLD, train
@@ -151,11 +151,7 @@ def test_a_step_is_the_same_elsewhere(case: Case, device: str) -> None:
     scores, gradients = [], []
     for place, seed in (("cpu", 1), (device, 2)):
         attached = case.build()
-        for part in attached.model.modules():
-            if isinstance(part, nn.Dropout):
-                part.p = 0.0
-            elif isinstance(part, DropPath):
-                part.rate = 0.0
+        without_chance(attached.model)
         model = attached.model.to(place).train()
         torch.manual_seed(seed)
         scores.append(model(case.clouds(6, seed=0).to(place)).cpu())

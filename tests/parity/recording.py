@@ -17,7 +17,7 @@ from harness import registry
 from harness.method import Attached, Task, attach
 from harness.models.head import HeadKind, classification_loss
 from harness.models.official import official_name
-from harness.models.transformer import DropPath
+from harness.models.transformer import without_chance
 
 
 @dataclass(frozen=True)
@@ -109,11 +109,7 @@ def write_record(folder: Path, recipe: Recipe) -> Path:
     attached = attach(method, encoder, Task(recipe.head["classes"], train_items=recipe.bank or 1), head=recipe.kind)
     model = attached.model
     memory = _remember(model.encoder, recipe) if recipe.bank else None
-    for module in model.modules():
-        if isinstance(module, DropPath):
-            module.rate = 0.0
-        elif isinstance(module, nn.Dropout):
-            module.p = 0.0
+    without_chance(model)
     with torch.no_grad():
         for value in model.state_dict().values():
             if value.is_floating_point():  # away from zeros and ones, and exact in float16 as the official records
